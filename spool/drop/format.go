@@ -1,0 +1,224 @@
+package drop
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// magic is the first line of a message file. The number is the version of the format: a change that an older program
+// would misread raises it.
+const (
+	magicWord = "postrider-message "
+	version   = 1
+)
+
+// castagnoli is the CRC that processors compute at the speed of memory.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Errors that say what is wrong with a file that claims to be a message.
+var (
+	ErrIncomplete = errors.New("incomplete message file")
+	ErrNewer      = errors.New("message file of a newer version of postrider")
+)
+
+// appendEnvelope writes the text that stands before the content, up to and with the blank line.
+func appendEnvelope(b []byte, env *mail.Envelope) []byte {
+	b = fmt.Appendf(b, "%s%d\n", magicWord, version)
+	b = fmt.Appendf(b, "arrival: %s\n", env.Arrival.UTC().Format(time.RFC3339Nano))
+	b = fmt.Appendf(b, "submitter: %d\n", env.Submitter)
+	b = fmt.Appendf(b, "sender: %s\n", env.Sender)
+	if env.Return != mail.ReturnDefault {
+		b = fmt.Appendf(b, "return: %s\n", env.Return)
+	}
+	if env.ID != "" {
+		b = fmt.Appendf(b, "envid: %s\n", env.ID)
+	}
+	if env.SMTPUTF8 {
+		b = append(b, "smtputf8: yes\n"...)
+	}
+	if r := env.Report; r != nil {
+		b = fmt.Appendf(b, "report-on: %s", r.On)
+		for _, n := range r.Recipients {
+			b = fmt.Appendf(b, " %d", n)
+		}
+		b = append(b, '\n')
+	}
+	for _, r := range env.Recipients {
+		b = append(b, "recipient: "...)
+		if r.Notify != 0 {
+			b = fmt.Appendf(b, "notify=%s ", r.Notify)
+		}
+		if r.Original != "" {
+			b = fmt.Appendf(b, "orcpt=%s ", r.Original)
+		}
+		b = append(b, r.Path.String()...)
+		b = append(b, '\n')
+	}
+	return append(b, '\n')
+}
+
+// parseEnvelope reads what appendEnvelope wrote. It trusts nothing: the file may come from anybody. n is the length of
+// the text, where the content begins. b that ends before the blank line is ErrIncomplete.
+func parseEnvelope(b []byte) (env *mail.Envelope, n int, err error) {
+	line, rest, ok := bytes.Cut(b, []byte{'\n'})
+	if !ok {
+		return nil, 0, ErrIncomplete
+	}
+	number, ok := strings.CutPrefix(string(line), magicWord)
+	v, err := strconv.Atoi(number)
+	if !ok || err != nil || v < 1 {
+		return nil, 0, errors.New("not a message file")
+	}
+	if v > version {
+		return nil, 0, ErrNewer
+	}
+	env = &mail.Envelope{Submitter: -1}
+	sender := false
+	for {
+		line, rest, ok = bytes.Cut(rest, []byte{'\n'})
+		if !ok {
+			return nil, 0, ErrIncomplete
+		}
+		if len(line) == 0 {
+			break
+		}
+		key, value, ok := strings.Cut(string(line), ": ")
+		if !ok {
+			return nil, 0, fmt.Errorf("envelope line %q", line)
+		}
+		if err := parseField(env, key, value); err != nil {
+			return nil, 0, fmt.Errorf("envelope line %q: %w", line, err)
+		}
+		sender = sender || key == "sender"
+	}
+	if !sender || len(env.Recipients) == 0 || env.Arrival.IsZero() {
+		return nil, 0, errors.New("envelope without arrival, sender or recipients")
+	}
+	return env, len(b) - len(rest), nil
+}
+
+func parseField(env *mail.Envelope, key, value string) (err error) {
+	switch key {
+	case "arrival":
+		env.Arrival, err = time.Parse(time.RFC3339Nano, value)
+	case "submitter":
+		env.Submitter, err = strconv.Atoi(value)
+	case "sender":
+		env.Sender, err = parseBracketed(value)
+	case "return":
+		env.Return, err = mail.ParseReturn(value)
+	case "envid":
+		env.ID = value
+		_, err = mail.DecodeXtext(value)
+	case "smtputf8":
+		env.SMTPUTF8 = true
+	case "report-on":
+		env.Report, err = parseReport(value)
+	case "recipient":
+		var r mail.Recipient
+		r, err = parseRecipient(value)
+		env.Recipients = append(env.Recipients, r)
+	default:
+		// A whitelist: what this version does not know, it must not act on.
+		err = errors.New("unknown field")
+	}
+	return err
+}
+
+func parseReport(value string) (*mail.Report, error) {
+	words := strings.Fields(value)
+	if len(words) < 2 {
+		return nil, errors.New("report without recipients")
+	}
+	id, err := mail.ParseID(words[0])
+	if err != nil {
+		return nil, err
+	}
+	r := &mail.Report{On: id}
+	for _, w := range words[1:] {
+		n, err := strconv.ParseUint(w, 10, 31)
+		if err != nil {
+			return nil, err
+		}
+		r.Recipients = append(r.Recipients, int(n))
+	}
+	return r, nil
+}
+
+func parseRecipient(value string) (r mail.Recipient, err error) {
+	for !strings.HasPrefix(value, "<") {
+		word, rest, ok := strings.Cut(value, " ")
+		if !ok {
+			return r, errors.New("recipient without address")
+		}
+		key, v, _ := strings.Cut(word, "=")
+		switch key {
+		case "notify":
+			r.Notify, err = mail.ParseNotify(v)
+		case "orcpt":
+			r.Original, err = v, checkOriginal(v)
+		default:
+			err = errors.New("unknown parameter")
+		}
+		if err != nil {
+			return r, err
+		}
+		value = rest
+	}
+	r.Path, err = parseBracketed(value)
+	if err == nil && r.Path.IsNull() {
+		err = errors.New("null recipient")
+	}
+	return r, err
+}
+
+// checkOriginal accepts what RCPT may carry after ORCPT=: printable octets without blanks.
+func checkOriginal(s string) error {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] == 0x7f {
+			return mail.ErrControl
+		}
+	}
+	return nil
+}
+
+func parseBracketed(s string) (mail.Path, error) {
+	if len(s) < 2 || s[0] != '<' || s[len(s)-1] != '>' {
+		return mail.Path{}, errors.New("address not in angle brackets")
+	}
+	return mail.ParsePath(s)
+}
+
+// trailerLength is the length of the last line of a message file. It is fixed, so that it can be read from the end.
+const trailerLength = len("end 000000000000 line 000000000000 flags -- crc32c 00000000\n")
+
+// appendTrailer writes the last line: how long the content is, what a client must know of it, and the CRC of
+// everything before.
+func appendTrailer(b []byte, size int64, f mail.Facts, crc uint32) []byte {
+	flags := []byte("--")
+	if f.EightBit {
+		flags[0] = '8'
+	}
+	if f.HeaderUTF8 {
+		flags[1] = 'u'
+	}
+	return fmt.Appendf(b, "end %012d line %012d flags %s crc32c %08x\n", size, f.LongestLine, flags, crc)
+}
+
+func parseTrailer(b []byte) (size int64, f mail.Facts, crc uint32, err error) {
+	var flags string
+	n, err := fmt.Sscanf(string(b), "end %012d line %012d flags %2s crc32c %08x\n", &size, &f.LongestLine, &flags, &crc)
+	if err != nil || n != 4 || len(b) != trailerLength || size < 0 {
+		return 0, f, 0, ErrIncomplete
+	}
+	f.EightBit = flags[0] == '8'
+	f.HeaderUTF8 = flags[1] == 'u'
+	return size, f, crc, nil
+}

@@ -1,0 +1,198 @@
+package drop
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/postrider/postrider/internal/mail"
+	"golang.org/x/sys/unix"
+)
+
+// ErrBusy is the error for a file that is locked: its submitter has not been told yet that it is accepted.
+var ErrBusy = errors.New("message file is being written")
+
+// A File is an open message file.
+type File struct {
+	mail.Message
+	f       *os.File
+	fixed   [smallFile]byte // the whole file, if it fits
+	content int64           // offset of the content
+	length  int64           // of the file
+	crc     uint32
+}
+
+// smallFile is up to which size a file is read at once. Most messages are this small.
+const smallFile = 16 << 10
+
+// maxEnvelope is how long an envelope may be: above a hundred thousand recipients.
+const maxEnvelope = 64 << 20
+
+// Read opens the message file name in d and reads its envelope and last line, not its content. The Content of the
+// message is valid until Close. It refuses what is not a regular file with one name, and what is being written.
+func (d *Dir) Read(name string) (*File, error) {
+	id, err := mail.ParseID(name)
+	if err != nil {
+		return nil, err
+	}
+	// Not blocking: a fifo must not hold up a pass.
+	fd, err := unix.Openat(int(d.f.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: d.path + "/" + name, Err: err}
+	}
+	m := &File{f: os.NewFile(uintptr(fd), d.path+"/"+name)}
+	m.QueueID = id
+	if err := m.read(); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", m.f.Name(), err), m.f.Close())
+	}
+	return m, nil
+}
+
+// Close closes the file. The message's Content can no longer be read.
+func (m *File) Close() error { return m.f.Close() }
+
+func (m *File) read() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(m.f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return errors.New("not a regular file")
+	}
+	if err := unix.Flock(int(m.f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return ErrBusy
+		}
+		return err
+	}
+	// Under the lock: a submitter whose sync failed has removed the name before it let go.
+	if err := unix.Fstat(int(m.f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Nlink == 0 {
+		return os.ErrNotExist
+	}
+	if st.Nlink > 1 {
+		return errors.New("more than one link")
+	}
+	m.length = st.Size
+	if err := m.readEnvelope(); err != nil {
+		return err
+	}
+	if err := m.readTrailer(); err != nil {
+		return err
+	}
+	m.setSubmitter(st.Uid)
+	return nil
+}
+
+// setSubmitter lets the file's owner be the submitter, whatever the file says: only files of our own user, who also
+// writes for others (reports, submissions through a socket), are believed.
+func (m *File) setSubmitter(owner uint32) {
+	if int(owner) != os.Geteuid() {
+		m.Submitter = int(owner)
+	}
+}
+
+func (m *File) readEnvelope() error {
+	n, err := m.f.ReadAt(m.fixed[:], 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	text := m.fixed[:n]
+	for {
+		env, length, err := parseEnvelope(text)
+		if err == nil {
+			m.Envelope, m.content = *env, int64(length)
+			return nil
+		}
+		if err != ErrIncomplete || int64(len(text)) == m.length || len(text) >= maxEnvelope {
+			return err
+		}
+		// Longer than what was read: once more, with much more of it.
+		text = make([]byte, min(int64(len(text))*16, m.length, maxEnvelope))
+		if _, err := m.f.ReadAt(text, 0); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *File) readTrailer() error {
+	if m.length < m.content+int64(trailerLength) {
+		return ErrIncomplete
+	}
+	var b [trailerLength]byte
+	whole := m.length <= smallFile
+	if whole {
+		copy(b[:], m.fixed[m.length-int64(trailerLength):m.length])
+	} else if _, err := m.f.ReadAt(b[:], m.length-int64(trailerLength)); err != nil {
+		return err
+	}
+	var err error
+	if m.Size, m.Facts, m.crc, err = parseTrailer(b[:]); err != nil {
+		return err
+	}
+	if err := checkSize(m.length, m.content, m.Size); err != nil {
+		return err
+	}
+	if whole {
+		m.Content = bytes.NewReader(m.fixed[m.content : m.content+m.Size])
+		return nil
+	}
+	m.Content = io.NewSectionReader(m.f, m.content, m.Size)
+	return nil
+}
+
+// Verify reads the whole file and compares it with its checksum.
+func (m *File) Verify() error {
+	body := m.length - int64(trailerLength)
+	if m.length <= smallFile {
+		return m.compare(crc32.Checksum(m.fixed[:body], castagnoli))
+	}
+	buf := make([]byte, bufferSize)
+	crc := uint32(0)
+	for r := io.NewSectionReader(m.f, 0, body); ; {
+		n, err := r.Read(buf)
+		crc = crc32.Update(crc, castagnoli, buf[:n])
+		if err == io.EOF {
+			return m.compare(crc)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (m *File) compare(crc uint32) error {
+	if crc != m.crc {
+		return fmt.Errorf("%s: %w: checksum differs", m.f.Name(), ErrIncomplete)
+	}
+	return nil
+}
+
+// Names returns the names in the directory that have the form of a queue ID, in the order of arrival, and the other
+// names.
+func (d *Dir) Names() (messages []mail.ID, others []string, err error) {
+	f, err := os.Open(d.path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range names {
+		if id, err := mail.ParseID(name); err == nil {
+			messages = append(messages, id)
+		} else {
+			others = append(others, name)
+		}
+	}
+	slices.Sort(messages)
+	return messages, others, nil
+}
