@@ -1,16 +1,26 @@
 // Package config turns the configuration file, or its absence, into one struct with every default filled in. Only the
-// commands import it; the packages below take plain values. It is linked into sendmail, so it imports no network.
+// commands import it; the packages below take plain values. It is linked into sendmail, whose start-up time counts: it
+// imports no network, and of the TOML reader only the parser, which also keeps the position of everything.
 package config
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+)
 
-// A Config is what postrider.toml(5) describes, with defaults filled in and every value checked.
+// A Config is what postrider.toml(5) describes, with defaults filled in and every value checked. It holds no secret,
+// only the names of files that do, so it may be printed.
 type Config struct {
 	File           string   // the file that was read; "" if there was none
 	Spool          string   // directory of the queue
-	Hostname       string   // our name in EHLO, Received and Message-ID
-	Domain         string   // appended to bare addresses
-	LocalDomains   []string // whose mail is ours to deliver, in lower case
+	Hostname       string   // our name in EHLO, Received and Message-ID, in lower case
+	Domain         string   // appended to bare addresses, in lower case
+	LocalDomains   []string // this host's own names, in lower case
 	MaxMessageSize int64    // in octets; 0 means no limit
 	Delivery       string   // what sendmail does after it has queued: DeliverBackground or DeliverQueue
 	Log            string   // LogAuto, LogStderr or LogSyslog
@@ -34,6 +44,13 @@ const (
 	LogSyslog = "syslog"
 )
 
+// Values of Transport.TLS.
+const (
+	TLSNone   = "none"
+	TLSMay    = "may"    // if it is offered; certificates are not verified
+	TLSVerify = "verify" // or nothing is sent
+)
+
 // Retry is the schedule of attempts for a recipient that is deferred.
 type Retry struct {
 	First    time.Duration // wait after the first attempt
@@ -47,12 +64,12 @@ type Retry struct {
 type Transport struct {
 	Name         string
 	Scheme       string // smtp, submission, submissions, maildir, discard, fail
-	Host         string // for the SMTP schemes
+	Host         string // for the SMTP schemes: name or address, IPv6 without brackets
 	Port         int    // likewise, with the scheme's default filled in
 	User         string // login; "" for none
 	PasswordFile string // of the login
 	Path         string // for maildir
-	TLS          string // none, may or verify
+	TLS          string // for the SMTP schemes: TLSNone, TLSMay or TLSVerify
 	Concurrency  int    // sessions at once
 	CAFile       string // trusted certificates besides the system's; "" for none
 	Text         string // for fail: what the bounce says
@@ -60,8 +77,77 @@ type Transport struct {
 
 // A Route sends the mail it matches to a transport. An empty list matches everything.
 type Route struct {
-	To          []string // recipient domains or addresses; ".example.com" is every domain below example.com
+	To          []string // recipient domains or addresses, in lower case; ".example.com" is example.com and all below
 	From        []string // sender domains or addresses, likewise
 	MinAttempts int      // only when so many attempts have been made
 	Transport   string   // key of Transports
+}
+
+// An Error is a mistake in the configuration, for which commands exit 78 (EX_CONFIG).
+type Error struct {
+	File   string
+	Line   int // from 1; 0 if the error is not about a place in the file
+	Column int // likewise, in characters
+	Text   string
+}
+
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return e.File + ": " + e.Text
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Text)
+}
+
+// Default returns the file that is read when no other is named.
+func Default() string { return "/etc/postrider/postrider.toml" }
+
+// Load reads a configuration file. If file is "" it reads the one that Default names, and does without if there is none.
+// Mistakes in the file, a file that is named and missing, and one that may not be read, are an *Error.
+func Load(file string) (*Config, error) { return load(file, thisMachine()) }
+
+func load(file string, m machine) (*Config, error) {
+	name := file
+	if name == "" {
+		name = m.file(Default())
+	}
+	data, err := readFile(name)
+	if err == nil {
+		return parse(name, data, m)
+	}
+	if file == "" && errors.Is(err, fs.ErrNotExist) {
+		return withoutFile(m)
+	}
+	for _, mistake := range []error{fs.ErrNotExist, fs.ErrPermission, syscall.EISDIR, syscall.ENOTDIR, errTooLong} {
+		if errors.Is(err, mistake) {
+			return nil, &Error{File: name, Text: cause(err).Error()}
+		}
+	}
+	return nil, fmt.Errorf("read configuration: %w", err)
+}
+
+// cause returns what went wrong without the path, which the Error that it becomes part of names.
+func cause(err error) error {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return at.Err
+	}
+	return err
+}
+
+// maxFile is far above any real configuration; it keeps a wrong name, of a device or a log, from filling the memory.
+const maxFile = 1 << 20
+
+var errTooLong = fmt.Errorf("longer than %d octets", maxFile)
+
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // only read: closing cannot lose anything
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = errTooLong
+	}
+	return data, err
 }

@@ -1,0 +1,241 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// A scheme is a kind of transport. A further one is a row of schemes.
+type scheme struct {
+	name        string
+	form        form
+	port        int
+	tls         []string // what its tls may be, the default first
+	concurrency int      // default
+	login       bool     // takes USER@ in front of the host
+	text        string   // default
+}
+
+// form is what follows the scheme in a URL.
+type form uint8
+
+const (
+	overNetwork form = iota // //USER@HOST:PORT
+	toPath                  // an absolute path
+	alone                   // nothing
+)
+
+// schemes lists the kinds of transport, in the order in which they are explained. Three sessions at once are what large
+// providers allow one submitter; servers for everybody allow more.
+var schemes = []scheme{
+	{name: "smtp", form: overNetwork, port: 25, tls: []string{TLSMay, TLSVerify, TLSNone}, concurrency: 10, login: true},
+	{name: "submission", form: overNetwork, port: 587, tls: []string{TLSVerify, TLSMay, TLSNone}, concurrency: 3, login: true},
+	{name: "submissions", form: overNetwork, port: 465, tls: []string{TLSVerify, TLSMay}, concurrency: 3, login: true},
+	{name: "maildir", form: toPath, concurrency: 4},
+	{name: "discard", form: alone, concurrency: 1},
+	{name: "fail", form: alone, concurrency: 1, text: "mail to this address is not sent from this host"},
+}
+
+// takes reports whether a key of [transport.NAME] has a meaning for the scheme. Keys that are unknown to all are left
+// to the reader of the table.
+func (s scheme) takes(key string) bool {
+	switch key {
+	case "tls", "ca_file":
+		return s.form == overNetwork
+	case "password_file":
+		return s.login
+	case "text":
+		return s.text != ""
+	}
+	return true
+}
+
+func schemeNamed(name string) scheme {
+	i := slices.IndexFunc(schemes, func(s scheme) bool { return s.name == name })
+	if i < 0 {
+		return scheme{}
+	}
+	return schemes[i]
+}
+
+func schemeNames() string {
+	var names []string
+	for _, s := range schemes {
+		names = append(names, s.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// newTransport returns a transport of the scheme with its defaults.
+func newTransport(name string, s scheme) Transport {
+	t := Transport{Name: name, Scheme: s.name, Port: s.port, Concurrency: s.concurrency, Text: s.text}
+	if len(s.tls) > 0 {
+		t.TLS = s.tls[0]
+	}
+	return t
+}
+
+func (t *Transport) scheme() scheme { return schemeNamed(t.Scheme) }
+
+// setURL makes t what the URL says, with the defaults of its scheme.
+func (t *Transport) setURL(v *node) error {
+	if v.kind != unstable.String {
+		return v.want(`a URL in quotes such as "smtp://mail.example.com"`)
+	}
+	new, err := parseURL(t.Name, v.text)
+	if err == nil {
+		*t = new
+	}
+	return err
+}
+
+// parseURL reads the URL of a transport. Its errors say no more of the URL than scheme and host: somebody may have
+// written a password into it.
+func parseURL(name, url string) (Transport, error) {
+	before, rest, found := strings.Cut(url, ":")
+	s := schemeNamed(strings.ToLower(before))
+	if s.name == "" {
+		return Transport{}, unknownScheme(before, found)
+	}
+	t := newTransport(name, s)
+	switch s.form {
+	case toPath:
+		if !isPath(rest) {
+			return Transport{}, fmt.Errorf("%s needs an absolute path: %s:/var/mail/archive", s.name, s.name)
+		}
+		t.Path = filepath.Clean(rest)
+	case alone:
+		if rest != "" {
+			return Transport{}, fmt.Errorf("nothing may follow %s:", s.name)
+		}
+	case overNetwork:
+		rest, found = strings.CutPrefix(rest, "//")
+		if !found {
+			return Transport{}, fmt.Errorf("expected a host, as in %s://mail.example.com", s.name)
+		}
+		if err := t.parseAuthority(rest, s); err != nil {
+			return Transport{}, err
+		}
+	}
+	return t, nil
+}
+
+// unknownScheme is the error for what stands before the first colon, or for all of the URL if it has no colon.
+func unknownScheme(before string, colon bool) error {
+	if !colon && isDomain(before) {
+		return fmt.Errorf("expected a URL, as in smtp://%s or submission://USER@%s", before, before)
+	}
+	if !colon || !isName(before) {
+		return fmt.Errorf("expected a URL that starts with one of %s and a colon", schemeNames())
+	}
+	return fmt.Errorf("unknown scheme %s; expected one of %s", quote(before), schemeNames())
+}
+
+// parseAuthority reads USER@HOST:PORT (RFC 3986 section 3.2). The user may contain an @ as it is.
+func (t *Transport) parseAuthority(s string, of scheme) error {
+	if at := strings.LastIndexByte(s, '@'); at >= 0 {
+		user, err := parseUser(s[:at])
+		if err != nil {
+			return err
+		}
+		t.User, s = user, s[at+1:]
+		// A password is not for whoever answers: a login wants to know the server, whatever the scheme is content with.
+		t.TLS = TLSVerify
+	}
+	host, port, err := splitPort(s)
+	if err != nil {
+		return err
+	}
+	if t.Host = strings.ToLower(host); !isHost(t.Host) {
+		if strings.ContainsAny(s, "@:/?#") {
+			return errors.New("expected [USER@]HOST[:PORT] after //")
+		}
+		return fmt.Errorf("%s is not a host name or address", quote(host))
+	}
+	if port == "" {
+		return nil
+	}
+	if t.Port, err = strconv.Atoi(port); err != nil || t.Port < 1 || t.Port > 65535 || !isDigits(port) {
+		return errors.New("the port after the host's colon must be a number from 1 to 65535")
+	}
+	return nil
+}
+
+// splitPort parts HOST:PORT; an IPv6 address stands in brackets.
+func splitPort(s string) (host, port string, err error) {
+	if rest, bracket := strings.CutPrefix(s, "["); bracket {
+		host, after, found := strings.Cut(rest, "]")
+		port, colon := strings.CutPrefix(after, ":")
+		if !found || after != "" && (!colon || port == "") || !strings.Contains(host, ":") {
+			return "", "", errors.New("expected an IPv6 address in brackets, as in smtp://[2001:db8::25]:25")
+		}
+		return host, port, nil
+	}
+	host, port, colon := strings.Cut(s, ":")
+	if strings.Contains(port, ":") {
+		return "", "", errors.New("an IPv6 address needs brackets, as in smtp://[2001:db8::25]:25")
+	}
+	if colon && port == "" {
+		return "", "", errors.New("a port must follow the host's colon")
+	}
+	return host, port, nil
+}
+
+// parseUser decodes %XX in a login name.
+func parseUser(s string) (string, error) {
+	if strings.Contains(s, ":") {
+		return "", errors.New("a password has no place in a URL; put it into a file and name that with password_file " +
+			"(a colon in the user's name is written %3A)")
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c == '%' {
+			if i+2 >= len(s) {
+				return "", errors.New("two hexadecimal digits must follow % in the user's name")
+			}
+			n, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+			if err != nil {
+				return "", errors.New("two hexadecimal digits must follow % in the user's name")
+			}
+			c = byte(n)
+			i += 2
+		}
+		if c < ' ' || c == 0x7f {
+			return "", errors.New("control character in the user's name")
+		}
+		b.WriteByte(c)
+	}
+	if b.Len() == 0 {
+		return "", errors.New("expected a user's name before @")
+	}
+	return b.String(), nil
+}
+
+func isHost(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return true
+	}
+	return isDomain(s)
+}
+
+func isDigits(s string) bool { return strings.Trim(s, "0123456789") == "" }
+
+// isName reports whether s can name a transport: route keys and log lines contain it as it is.
+func isName(s string) bool {
+	for i := range len(s) {
+		if !isAlphanumeric(s[i]) && s[i] != '-' && s[i] != '_' && s[i] != '+' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 40
+}
+
+func isPath(s string) bool { return filepath.IsAbs(s) && !strings.ContainsRune(s, 0) }

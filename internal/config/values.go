@@ -1,0 +1,212 @@
+package config
+
+import (
+	"errors"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// An unexpected is the error for a value that is not what its key needs.
+type unexpected struct {
+	found *node
+	want  string
+}
+
+func (u *unexpected) Error() string { return "found " + u.found.describe() + ", expected " + u.want }
+
+func (n *node) want(what string) error { return &unexpected{n, what} }
+
+func (n *node) isTable(header string) error {
+	if n.kind != unstable.Table {
+		return n.want("a table " + header)
+	}
+	return nil
+}
+
+// isTables asks for the tables of [[name]], or for the same written as a list of inline tables.
+func (n *node) isTables(header string) error {
+	if n.kind != unstable.ArrayTable && n.kind != unstable.Array {
+		return n.want("tables " + header)
+	}
+	for _, item := range n.items {
+		if item.kind != unstable.Table {
+			return item.want("a table " + header)
+		}
+	}
+	return nil
+}
+
+// at returns where the first of some keys that the table has stands.
+func (n *node) at(keys ...string) int {
+	for _, k := range keys {
+		if v, ok := n.values[k]; ok {
+			return v.offset
+		}
+	}
+	return n.offset
+}
+
+func (n *node) string(to *string) error {
+	if n.kind != unstable.String || n.text == "" {
+		return n.want("a string in quotes, not empty")
+	}
+	*to = n.text
+	return nil
+}
+
+// line takes what can be put into a reply or a report as it is.
+func (n *node) line(to *string) error {
+	if strings.ContainsFunc(n.text, isControl) {
+		return n.want("text without control characters")
+	}
+	return n.string(to)
+}
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+func (n *node) word(to *string, words ...string) error {
+	for _, w := range words {
+		if n.kind == unstable.String && n.text == w {
+			*to = w
+			return nil
+		}
+	}
+	return n.want(strings.Join(words, " or "))
+}
+
+func (n *node) path(to *string) error {
+	if n.kind != unstable.String || !isPath(n.text) {
+		return n.want(`an absolute path such as "/var/spool/postrider"`)
+	}
+	*to = filepath.Clean(n.text)
+	return nil
+}
+
+// secretPath is path for a file that holds a secret. It does not show what was found, which may be the secret itself.
+func (n *node) secretPath(to *string) error {
+	if n.path(to) != nil {
+		return errors.New("expected the absolute path of a file that holds the password")
+	}
+	return nil
+}
+
+func (n *node) domain(to *string) error {
+	if n.kind != unstable.String || !isDomain(n.text) {
+		return n.want(`a domain such as "example.com"`)
+	}
+	*to = strings.ToLower(n.text)
+	return nil
+}
+
+func (n *node) address(to *string) error {
+	if n.kind != unstable.String {
+		return n.want(`an address such as "ann@example.com"`)
+	}
+	a, err := address(n.text)
+	if err != nil {
+		return n.want(`an address such as "ann@example.com"`)
+	}
+	*to = a
+	return nil
+}
+
+var errNoAddress = errors.New("not local-part@domain")
+
+func address(s string) (string, error) {
+	p, err := mail.ParsePath(s)
+	if err != nil {
+		return "", err
+	}
+	if p.Address() != s || !isDomain(p.Domain()) {
+		return "", errNoAddress
+	}
+	return s, nil
+}
+
+// patterns takes a list of domains, of ".domain" for a domain and all below it, and of addresses.
+func (n *node) patterns(to *[]string) error {
+	if n.kind != unstable.Array {
+		return n.want(`a list such as ["example.com", ".example.net", "ann@example.org"]`)
+	}
+	for _, item := range n.items {
+		if item.kind != unstable.String {
+			return item.want(`a string in quotes`)
+		}
+		if _, err := address(item.text); err != nil && !isDomain(strings.TrimPrefix(item.text, ".")) {
+			return item.want(`a domain, ".domain" or an address; leave the list out to match everything`)
+		}
+		*to = append(*to, strings.ToLower(item.text))
+	}
+	return nil
+}
+
+// count takes a whole number from least to a thousand, which is more than any count here has a use for.
+func (n *node) count(to *int, least int) error {
+	const most = 1000
+	i, err := strconv.ParseInt(n.text, 0, 64)
+	if n.kind != unstable.Integer || err != nil || i < int64(least) || i > most {
+		return n.want("a whole number from " + strconv.Itoa(least) + " to " + strconv.Itoa(most))
+	}
+	*to = int(i)
+	return nil
+}
+
+func (n *node) factor(to *float64) error {
+	f, err := strconv.ParseFloat(strings.ReplaceAll(n.text, "_", ""), 64)
+	number := n.kind == unstable.Integer || n.kind == unstable.Float
+	if !number || err != nil || math.IsNaN(f) || f < 1 || f > 100 {
+		return n.want("a number from 1 to 100")
+	}
+	*to = f
+	return nil
+}
+
+// duration takes what Go's ParseDuration does, and days.
+func (n *node) duration(to *time.Duration) error {
+	const most = 365 * 24 * time.Hour
+	d, err := time.ParseDuration(n.text)
+	if days, ok := strings.CutSuffix(n.text, "d"); ok && isDigits(days) {
+		var i int64
+		i, err = strconv.ParseInt(days, 10, 16)
+		d = time.Duration(i) * 24 * time.Hour
+	}
+	if n.kind != unstable.String || err != nil || d < time.Second || d > most {
+		return n.want(`a duration from a second to a year such as "7m30s", "16h" or "5d"`)
+	}
+	*to = d
+	return nil
+}
+
+var units = []struct {
+	suffix string
+	octets int64
+}{{"KB", 1 << 10}, {"MB", 1 << 20}, {"GB", 1 << 30}, {"", 1}}
+
+// size takes a number of octets, or a string with a number and a unit.
+func (n *node) size(to *int64) error {
+	text := n.text
+	if n.kind != unstable.String {
+		text = strings.ReplaceAll(text, "_", "")
+	}
+	for _, u := range units {
+		digits, ok := strings.CutSuffix(text, u.suffix)
+		if !ok {
+			continue
+		}
+		digits = strings.TrimSuffix(digits, " ")
+		i, err := strconv.ParseInt(digits, 10, 64)
+		if n.kind != unstable.String && n.kind != unstable.Integer || err != nil || !isDigits(digits) || i > math.MaxInt64/u.octets {
+			break
+		}
+		*to = i * u.octets
+		return nil
+	}
+	return n.want(`a size such as "25MB" or a number of octets; 0 for no limit`)
+}
