@@ -60,5 +60,28 @@ $(STATICCHECK):
 fuzz: ## run each fuzz target for FUZZTIME (60s)
 	@.ci/fuzz $(FUZZTIME)
 
+# Links are relative, so that they hold below DESTDIR too. The user, the spool and the set-group-ID bit are made only
+# where this machine is meant; for a package its maintainer scripts run packaging/setup.
+install: build ## install below DESTDIR/PREFIX (/usr/local); as root also the user and the spool
+	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(UNITDIR) \
+		$(DESTDIR)$(SYSCONFDIR)/postrider $(foreach n,1 5 8,$(DESTDIR)$(MANDIR)/man$n)
+	install -m 0755 $(BIN)/sendmail $(BIN)/queue-runner $(DESTDIR)$(SBINDIR)/
+	install -m 0755 $(BIN)/mailq $(DESTDIR)$(BINDIR)/
+	ln -sfn ../sbin/sendmail $(DESTDIR)$(LIBDIR)/sendmail
+	ln -sfn ../sbin/sendmail $(DESTDIR)$(BINDIR)/newaliases
+	$(foreach n,1 5 8,install -m 0644 $(wildcard man/*.$n) $(DESTDIR)$(MANDIR)/man$n/ &&) :
+	for unit in $(UNITS); do \
+		sed 's|/usr/local/sbin/|$(SBINDIR)/|; s|/var/spool/postrider|$(SPOOL)|' $$unit >$(DESTDIR)$(UNITDIR)/$${unit##*/} || exit 1; \
+	done
+	[ -e $(DESTDIR)$(SYSCONFDIR)/postrider/postrider.toml ] || \
+		install -m 0644 packaging/postrider.toml $(DESTDIR)$(SYSCONFDIR)/postrider/postrider.toml
+	if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then packaging/setup $(SPOOL) $(SBINDIR)/sendmail; fi
+
+uninstall: ## remove what install installed, but neither configuration nor spool
+	rm -f $(DESTDIR)$(SBINDIR)/sendmail $(DESTDIR)$(SBINDIR)/queue-runner $(DESTDIR)$(BINDIR)/mailq \
+		$(DESTDIR)$(LIBDIR)/sendmail $(DESTDIR)$(BINDIR)/newaliases \
+		$(foreach n,1 5 8,$(patsubst man/%,$(DESTDIR)$(MANDIR)/man$n/%,$(wildcard man/*.$n))) \
+		$(patsubst packaging/systemd/%,$(DESTDIR)$(UNITDIR)/%,$(UNITS))
+
 clean: ## remove what was built
 	rm -rf $(BIN)

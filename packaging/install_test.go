@@ -1,0 +1,89 @@
+package packaging
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// installed is what make install puts in place; "->" shows where a link leads.
+var installed = strings.Fields(`
+	etc/postrider/postrider.toml
+	usr/bin/mailq
+	usr/bin/newaliases->../sbin/sendmail
+	usr/lib/sendmail->../sbin/sendmail
+	usr/lib/systemd/system/postrider-daemon.service
+	usr/lib/systemd/system/postrider.path
+	usr/lib/systemd/system/postrider.service
+	usr/lib/systemd/system/postrider.timer
+	usr/sbin/queue-runner
+	usr/sbin/sendmail
+	usr/share/man/man1/mailq.1
+	usr/share/man/man5/postrider.toml.5
+	usr/share/man/man5/spool.5
+	usr/share/man/man8/queue-runner.8
+	usr/share/man/man8/sendmail.8
+`)
+
+func TestInstallAndUninstall(t *testing.T) {
+	dir, bin := t.TempDir(), t.TempDir()
+	run := func(target string) {
+		t.Helper()
+		cmd := exec.Command("make", "-C", "..", target, "BIN="+bin, "DESTDIR="+dir, "PREFIX=/usr")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+		}
+	}
+
+	run("install")
+	if got := tree(t, dir); !slices.Equal(got, installed) {
+		t.Errorf("installed\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(installed, "\n"))
+	}
+	unit, err := os.ReadFile(filepath.Join(dir, "usr/lib/systemd/system/postrider.service"))
+	if err != nil || !strings.Contains(string(unit), "\nExecStart=/usr/sbin/queue-runner\n") {
+		t.Errorf("the unit does not start what was installed (%v):\n%s", err, unit)
+	}
+
+	// What an administrator wrote survives an upgrade and the removal.
+	config := filepath.Join(dir, "etc/postrider/postrider.toml")
+	if err := os.WriteFile(config, []byte("# mine\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run("install")
+	run("uninstall")
+	if got, want := tree(t, dir), []string{"etc/postrider/postrider.toml"}; !slices.Equal(got, want) {
+		t.Errorf("after make uninstall there is %q, want %q", got, want)
+	}
+	if b, err := os.ReadFile(config); err != nil || string(b) != "# mine\n" {
+		t.Errorf("the configuration is now %q (%v)", b, err)
+	}
+}
+
+// tree lists the files and links below dir.
+func tree(t *testing.T, dir string) []string {
+	t.Helper()
+	var all []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name := strings.TrimPrefix(path, dir+"/")
+		if d.Type() == fs.ModeSymlink {
+			to, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			name += "->" + to
+		}
+		all = append(all, name)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
