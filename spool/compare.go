@@ -1,0 +1,289 @@
+package spool
+
+import (
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool/drop"
+)
+
+// Compare brings index and queue/ together, in favour of the files:
+//
+//   - a file with neither record nor tombstone is a message: it gets a record, less what its journal says is final;
+//   - a file with a tombstone is removed;
+//   - a record without a file is an alarm, and is dropped;
+//   - recipients that a journal or a report of ours says are final become so;
+//   - a journal without a message is removed.
+func (s *Spool) Compare() error {
+	ids, others, err := s.queue.Names()
+	if err != nil {
+		return err
+	}
+	journals, err := s.sortOthers(others)
+	if err != nil {
+		return err
+	}
+	known, buried, err := s.indexed()
+	if err != nil {
+		return err
+	}
+	here := make(map[mail.ID]bool, len(ids))
+	var unknown, dead []mail.ID
+	for _, id := range ids {
+		here[id] = true
+		switch {
+		case buried[id]:
+			dead = append(dead, id)
+		case !known[id]:
+			unknown = append(unknown, id)
+		}
+	}
+	if err := s.bury(buried, dead); err != nil {
+		return err
+	}
+	if err := s.dropLost(known, here); err != nil {
+		return err
+	}
+	if err := s.adopt(unknown); err != nil {
+		return err
+	}
+	if err := s.applyJournals(journals, here, buried); err != nil {
+		return err
+	}
+	return s.update(func(x *tx) error {
+		if err := x.meta.Put(metaBoot, []byte(bootID())); err != nil {
+			return err
+		}
+		return x.meta.Put(metaCompared, binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixMicro())))
+	})
+}
+
+// sortOthers returns the messages that have a journal, and sets aside what has no business in queue/.
+func (s *Spool) sortOthers(names []string) (journals []mail.ID, err error) {
+	for _, name := range names {
+		stem, ok := strings.CutSuffix(name, journalSuffix)
+		id, err := mail.ParseID(stem)
+		if ok && err == nil {
+			journals = append(journals, id)
+			continue
+		}
+		if err := s.setAside("queue", name, errors.New("neither a message nor a journal")); err != nil {
+			return nil, err
+		}
+	}
+	return journals, nil
+}
+
+// indexed returns the messages that have a record, and those that have a tombstone.
+func (s *Spool) indexed() (known, buried map[mail.ID]bool, err error) {
+	known, buried = map[mail.ID]bool{}, map[mail.ID]bool{}
+	err = s.view(func(x *tx) error {
+		err := x.messages.ForEach(func(k, _ []byte) error {
+			known[mail.ID(k)] = true
+			return nil
+		})
+		return errors.Join(err, x.tombstones.ForEach(func(k, _ []byte) error {
+			buried[mail.ID(k)] = true
+			return nil
+		}))
+	})
+	return known, buried, err
+}
+
+// bury removes the files of messages that were over, and the tombstones.
+func (s *Spool) bury(buried map[mail.ID]bool, dead []mail.ID) error {
+	if err := s.remove(dead); err != nil {
+		return err
+	}
+	if len(buried) == 0 {
+		return nil
+	}
+	s.sunk = nil
+	all := make([]mail.ID, 0, len(buried))
+	for id := range buried {
+		all = append(all, id)
+	}
+	return s.update(func(x *tx) error { return x.forgetTombstones(all) })
+}
+
+// dropLost raises the alarm for records whose message is gone. Nobody but us removes files from queue/.
+func (s *Spool) dropLost(known, here map[mail.ID]bool) error {
+	var lost []mail.ID
+	for id := range known {
+		if !here[id] {
+			lost = append(lost, id)
+		}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	return s.update(func(x *tx) error {
+		for _, id := range lost {
+			s.opts.Logf("%s: the message is gone from queue/ although it was not finished", id)
+			if err := x.forget(id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// forget drops the records of a message.
+func (x *tx) forget(id mail.ID) error {
+	var keys [][]byte
+	err := x.eachRecipient(id, func(n int, p recipient) error {
+		keys = append(keys, recipientKey(id, n))
+		return x.due.Delete(dueKey(p.hop, p.next, id, n))
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if err := x.recipients.Delete(k); err != nil {
+			return err
+		}
+	}
+	return x.messages.Delete(messageKey(id))
+}
+
+// adopt makes the records of messages that the index does not know.
+func (s *Spool) adopt(ids []mail.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	adopted := 0
+	var reports []*mail.Report
+	for len(ids) > 0 {
+		some := ids[:min(len(ids), batch)]
+		ids = ids[len(some):]
+		var found []adoption
+		for _, id := range some {
+			a, err := s.examine(id)
+			if err != nil {
+				return err
+			}
+			if a == nil {
+				continue
+			}
+			found = append(found, *a)
+			if r := a.Envelope.Report; r != nil {
+				reports = append(reports, r)
+			}
+		}
+		if err := s.update(func(x *tx) error {
+			for _, a := range found {
+				if err := s.insertMessage(x, a.Taken, a.final); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		adopted += len(found)
+	}
+	s.opts.Logf("index: %d messages of queue/ were not in it and have been added", adopted)
+	return s.applyReports(reports)
+}
+
+// adoption is a message that the index did not know, and what its journal says.
+type adoption struct {
+	Taken
+	final map[int]bool
+}
+
+// examine reads a file of queue/ that the index does not know; nil if it had to be set aside.
+func (s *Spool) examine(id mail.ID) (*adoption, error) {
+	f, err := s.queue.Read(string(id))
+	if err == nil {
+		defer f.Close()
+		err = f.Verify()
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, drop.ErrBusy) {
+		// Nobody writes here but a report of the last pass, which is dead.
+		return nil, err
+	}
+	if err != nil {
+		return nil, s.setAside("queue", string(id), err)
+	}
+	final, err := s.readJournal(id)
+	if err != nil {
+		return nil, err
+	}
+	return &adoption{Taken{ID: id, Size: f.Size, Envelope: f.Envelope}, final}, nil
+}
+
+// applyReports makes final what a report speaks of: it was written before the index was told.
+func (s *Spool) applyReports(reports []*mail.Report) error {
+	var list []Settlement
+	for _, r := range reports {
+		final := map[int]bool{}
+		for _, n := range r.Recipients {
+			final[n] = true
+		}
+		st, err := s.finalize(r.On, final)
+		if err != nil {
+			return err
+		}
+		list = append(list, st...)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return s.Settle(list, nil)
+}
+
+// finalize returns the settlement that makes these recipients of a message final; none if they are already.
+func (s *Spool) finalize(id mail.ID, final map[int]bool) ([]Settlement, error) {
+	st := Settlement{Claim: Claim{ID: id}}
+	err := s.view(func(x *tx) error {
+		m, ok, err := x.message(id)
+		if err != nil || !ok {
+			return err
+		}
+		st.Pending = m.pending
+		return x.eachRecipient(id, func(n int, _ recipient) error {
+			if final[n] {
+				done := mail.Result{Action: mail.Failed, Reply: mail.Reply{Text: "known to be final from an earlier pass"}}
+				st.Dispositions = append(st.Dispositions, Disposition{Recipient: n, Result: done})
+			}
+			return nil
+		})
+	})
+	// A message all of whose recipients were final when it was adopted has nobody left to dispose of.
+	if err != nil || len(st.Dispositions) == 0 && (st.Pending > 0 || len(final) == 0) {
+		return nil, err
+	}
+	return []Settlement{st}, nil
+}
+
+// applyJournals makes final what journals say, and removes those whose message is gone.
+func (s *Spool) applyJournals(journals []mail.ID, here, buried map[mail.ID]bool) error {
+	var list []Settlement
+	for _, id := range journals {
+		if !here[id] || buried[id] {
+			if err := os.Remove(s.path("queue/" + string(id) + journalSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			continue
+		}
+		final, err := s.readJournal(id)
+		if err != nil {
+			return err
+		}
+		st, err := s.finalize(id, final)
+		if err != nil {
+			return err
+		}
+		list = append(list, st...)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return s.Settle(list, nil)
+}

@@ -1,0 +1,377 @@
+package spool
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+	"golang.org/x/sys/unix"
+)
+
+// Due returns the next hops that have something due at now and may be tried, and when the next one will have; the zero
+// time if nothing waits.
+func (s *Spool) Due(now time.Time) (hops []string, next time.Time, err error) {
+	err = s.view(func(x *tx) error {
+		c := x.due.Cursor()
+		for k, _ := c.First(); k != nil; {
+			d, err := parseDueKey(k)
+			if err != nil {
+				return err
+			}
+			at := d.time
+			h, ok, err := x.hop(d.hop)
+			if err != nil {
+				return err
+			}
+			if ok && h.until.After(at) {
+				at = h.until
+			}
+			if !at.After(now) {
+				hops = append(hops, d.hop)
+			} else if next.IsZero() || at.Before(next) {
+				next = at
+			}
+			k, _ = c.Seek(append([]byte(d.hop), 1))
+		}
+		return nil
+	})
+	return hops, next, err
+}
+
+func (x *tx) hop(name string) (h hop, ok bool, err error) {
+	v := x.hops.Get([]byte(name))
+	if v == nil {
+		return h, false, nil
+	}
+	return h, true, h.decode([]byte(name), v)
+}
+
+// A Claim is an attempt at some recipients of one message, recorded before it is made.
+type Claim struct {
+	ID         mail.ID
+	Recipients []Claimed
+	Pending    int // recipients of the message that are not final, those of other next hops included
+}
+
+// Claimed is one recipient of a Claim.
+type Claimed struct {
+	Recipient int // position in the envelope
+	Attempts  int // made, this one included
+}
+
+// Claim records an attempt for up to most recipients that are due at the next hop, the longest due first, and returns
+// them by message. wait says when the attempt after the given number of them is due if nothing is heard of this one.
+func (s *Spool) Claim(hop string, now time.Time, most int, wait func(id mail.ID, attempts int) time.Duration) ([]Claim, error) {
+	var claims []Claim
+	err := s.update(func(x *tx) error {
+		at := map[mail.ID]int{}
+		for _, d := range x.dueAt(hop, now, most) {
+			p, ok, err := x.recipient(d.id, d.n)
+			if err != nil {
+				return err
+			}
+			m, found, err := x.message(d.id)
+			if err != nil {
+				return err
+			}
+			if err := x.due.Delete(dueKey(d.hop, d.time, d.id, d.n)); err != nil {
+				return err
+			}
+			if !ok || !found {
+				return errDamaged
+			}
+			p.attempts++
+			p.active = true
+			p.lastTime = now
+			p.next = now.Add(wait(d.id, p.attempts))
+			p.hop = s.opts.Route(m.sender, p.path, p.attempts)
+			if err := x.putRecipient(d.id, d.n, &p); err != nil {
+				return err
+			}
+			i, ok := at[d.id]
+			if !ok {
+				i = len(claims)
+				at[d.id] = i
+				claims = append(claims, Claim{ID: d.id, Pending: m.pending})
+			}
+			claims[i].Recipients = append(claims[i].Recipients, Claimed{d.n, p.attempts})
+		}
+		return nil
+	})
+	return claims, err
+}
+
+// dueAt returns up to most entries that are due at the next hop.
+func (x *tx) dueAt(hop string, now time.Time, most int) []due {
+	var list []due
+	prefix := append([]byte(hop), 0)
+	c := x.due.Cursor()
+	for k, _ := c.Seek(prefix); k != nil && len(list) < most; k, _ = c.Next() {
+		d, err := parseDueKey(k)
+		if err != nil || d.hop != hop || d.time.After(now) {
+			break
+		}
+		list = append(list, d)
+	}
+	return list
+}
+
+// A Settlement is what became of a Claim.
+type Settlement struct {
+	Claim
+	Dispositions []Disposition
+	// Reports are the messages, made with CreateReport, that tell the sender.
+	Reports []Taken
+}
+
+// A Disposition is what becomes of one recipient.
+type Disposition struct {
+	Recipient int
+	Result    mail.Result
+	// Next is when a recipient that is not final is due; zero leaves the time that the claim set.
+	Next time.Time
+	// Untried takes the attempt back: nothing was sent, for a reason that is not the recipient's.
+	Untried bool
+}
+
+// A HopState is what is known of a next hop after a try to open a session. Until zero forgets all trouble.
+type HopState struct {
+	Hop   string
+	Until time.Time
+	Last  mail.Result
+}
+
+// Settle commits results, all of them or none. Messages whose recipients are all final are removed. Reports must be
+// durable already.
+func (s *Spool) Settle(settlements []Settlement, hops []HopState) error {
+	if s.failed != nil {
+		return s.failed
+	}
+	for _, st := range settlements {
+		if err := s.journalIfStays(st); err != nil {
+			s.failed = err
+			return err
+		}
+	}
+	var done []mail.ID
+	err := s.update(func(x *tx) error {
+		if err := x.forgetTombstones(s.sunk); err != nil {
+			return err
+		}
+		for _, st := range settlements {
+			over, err := s.settle(x, st)
+			if err != nil {
+				return err
+			}
+			if over {
+				done = append(done, st.ID)
+			}
+		}
+		return x.putHops(hops, time.Now())
+	})
+	if err != nil {
+		return err
+	}
+	s.sunk = nil
+	return s.remove(done)
+}
+
+// journalIfStays writes the journal unless these results are certain to end the message.
+func (s *Spool) journalIfStays(st Settlement) error {
+	var final []Disposition
+	for _, d := range st.Dispositions {
+		if d.Result.Action.Final() {
+			final = append(final, d)
+		}
+	}
+	if len(final) == 0 || len(final) == st.Pending {
+		return nil
+	}
+	return s.appendJournal(st.ID, final)
+}
+
+// settle applies one settlement, and reports whether the message is over.
+func (s *Spool) settle(x *tx, st Settlement) (over bool, err error) {
+	if err := s.insert(x, st.Reports); err != nil {
+		return false, err
+	}
+	m, ok, err := x.message(st.ID)
+	if err != nil || !ok {
+		return false, err
+	}
+	for _, d := range st.Dispositions {
+		p, ok, err := x.recipient(st.ID, d.Recipient)
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			continue
+		}
+		if err := x.due.Delete(dueKey(p.hop, p.next, st.ID, d.Recipient)); err != nil {
+			return false, err
+		}
+		if d.Result.Action.Final() {
+			m.pending--
+			if err := x.recipients.Delete(recipientKey(st.ID, d.Recipient)); err != nil {
+				return false, err
+			}
+			continue
+		}
+		s.amend(&p, m.sender, d)
+		if err := x.putRecipient(st.ID, d.Recipient, &p); err != nil {
+			return false, err
+		}
+	}
+	return m.pending == 0, x.finish(st.ID, m)
+}
+
+// amend writes the result of an attempt that was not final into the record.
+func (s *Spool) amend(p *recipient, sender mail.Path, d Disposition) {
+	p.active = false
+	if d.Untried {
+		p.attempts--
+		p.hop = s.opts.Route(sender, p.path, p.attempts)
+	} else {
+		p.last = d.Result
+	}
+	if !d.Next.IsZero() {
+		p.next = d.Next
+	}
+}
+
+// finish stores the message record, or puts a tombstone in its place.
+func (x *tx) finish(id mail.ID, m message) error {
+	key := messageKey(id)
+	if m.pending > 0 {
+		return x.messages.Put(key, m.encode(key))
+	}
+	if err := x.messages.Delete(key); err != nil {
+		return err
+	}
+	return x.tombstones.Put(key, nil)
+}
+
+func (x *tx) putHops(states []HopState, now time.Time) error {
+	for _, st := range states {
+		key := []byte(st.Hop)
+		if st.Until.IsZero() {
+			if err := x.hops.Delete(key); err != nil {
+				return err
+			}
+			continue
+		}
+		h, ok, err := x.hop(st.Hop)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			h.since = now
+		}
+		h.failures++
+		h.until, h.last = st.Until, st.Last
+		if err := x.hops.Put(key, h.encode(key)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// HopFailures returns how often in a row a next hop has refused a session, and since when.
+func (s *Spool) HopFailures(name string) (failures int, since time.Time, err error) {
+	err = s.view(func(x *tx) error {
+		h, _, err := x.hop(name)
+		failures, since = h.failures, h.since
+		return err
+	})
+	return failures, since, err
+}
+
+// remove deletes the files of messages that are over, and makes that durable.
+func (s *Spool) remove(ids []mail.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	for _, id := range ids {
+		// The message first: without its journal it would be sent again.
+		for _, name := range []string{string(id), string(id) + journalSuffix} {
+			path := s.path("queue/" + name)
+			if err := unix.Unlink(path); err != nil && !errors.Is(err, unix.ENOENT) {
+				return &os.PathError{Op: "remove", Path: path, Err: err}
+			}
+		}
+	}
+	if err := s.queue.Sync(); err != nil {
+		s.failed = err
+		return err
+	}
+	s.sunk = append(s.sunk, ids...)
+	return nil
+}
+
+func (x *tx) forgetTombstones(ids []mail.ID) error {
+	for _, id := range ids {
+		if err := x.tombstones.Delete(messageKey(id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropTombstones forgets the messages whose files are gone for good.
+func (s *Spool) dropTombstones() error {
+	if len(s.sunk) == 0 {
+		return nil
+	}
+	if err := s.update(func(x *tx) error { return x.forgetTombstones(s.sunk) }); err != nil {
+		return err
+	}
+	s.sunk = nil
+	return nil
+}
+
+// Overdue returns up to most recipients at a next hop in trouble whose message arrived before the given time, as a
+// claim would: their attempts are the tries of the next hop.
+func (s *Spool) Overdue(hop string, arrived time.Time, most int) ([]Claim, error) {
+	var claims []Claim
+	err := s.view(func(x *tx) error {
+		c := x.messages.Cursor()
+		limit := string(mail.MakeID(arrived, 0))
+		for k, v := c.First(); k != nil && string(k) < limit && len(claims) < most; k, v = c.Next() {
+			var m message
+			if err := m.decode(k, v); err != nil {
+				return err
+			}
+			claim := Claim{ID: mail.ID(k), Pending: m.pending}
+			err := x.eachRecipient(claim.ID, func(n int, p recipient) error {
+				if p.hop == hop && !p.active {
+					claim.Recipients = append(claim.Recipients, Claimed{n, p.attempts})
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			if len(claim.Recipients) > 0 {
+				claims = append(claims, claim)
+			}
+		}
+		return nil
+	})
+	return claims, err
+}
+
+// eachRecipient calls f for every recipient of the message that is not final, in order.
+func (x *tx) eachRecipient(id mail.ID, f func(n int, p recipient) error) error {
+	c := x.recipients.Cursor()
+	for k, v := c.Seek(messageKey(id)); k != nil && string(k[:idLength]) == string(id); k, v = c.Next() {
+		var p recipient
+		if err := p.decode(k, v); err != nil {
+			return err
+		}
+		if err := f(recipientOf(k), p); err != nil {
+			return err
+		}
+	}
+	return nil
+}

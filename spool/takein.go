@@ -1,0 +1,259 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool/drop"
+	"golang.org/x/sys/unix"
+)
+
+// batch is how many messages one turn at the index takes in or lists: some milliseconds.
+const batch = 1000
+
+// deadAge is how old a file without a valid end and without a lock must be before its writer counts as dead. A writer
+// locks its file at once, but not in the same step that creates it.
+const deadAge = time.Minute
+
+// Taken is a message that was taken in.
+type Taken struct {
+	ID       mail.ID
+	Size     int64
+	Envelope mail.Envelope
+}
+
+// TakeIn accepts what lies in drop/: each complete file becomes a message of the queue, due at once. busy reports that
+// some file was still being written; call again soon. What is not a message is set aside. Call again until nothing was
+// taken: one call takes at most a thousand messages.
+func (s *Spool) TakeIn() (taken []Taken, busy bool, err error) {
+	if s.failed != nil {
+		return nil, false, s.failed
+	}
+	ids, others, err := s.drop.Names()
+	if err != nil {
+		return nil, false, err
+	}
+	for _, name := range others {
+		if err := s.setAside("drop", name, errors.New("not the name of a message")); err != nil {
+			return nil, false, err
+		}
+	}
+	for _, id := range ids[:min(len(ids), batch)] {
+		t, err := s.accept(id)
+		switch {
+		case err == nil:
+			taken = append(taken, t)
+		case errors.Is(err, drop.ErrBusy):
+			busy = true
+		case errors.Is(err, fs.ErrNotExist):
+		default:
+			if err := s.refuse(id, err); err != nil {
+				return nil, false, err
+			}
+		}
+	}
+	if len(taken) == 0 {
+		return nil, busy, nil
+	}
+	// The new names first: a crash between the two may leave both, never neither.
+	if err := errors.Join(s.queue.Sync(), s.drop.Sync()); err != nil {
+		s.failed = err
+		return nil, busy, err
+	}
+	return taken, busy, s.update(func(x *tx) error { return s.insert(x, taken) })
+}
+
+// accept moves one file from drop/ to queue/.
+func (s *Spool) accept(id mail.ID) (Taken, error) {
+	f, err := s.drop.Read(string(id))
+	if err != nil {
+		return Taken{}, err
+	}
+	defer f.Close()
+	if err := f.Verify(); err != nil {
+		return Taken{}, err
+	}
+	t := Taken{ID: id, Size: f.Size, Envelope: f.Envelope}
+	for {
+		err := unix.Renameat2(unix.AT_FDCWD, s.path("drop/"+string(id)), unix.AT_FDCWD, s.path("queue/"+string(t.ID)), unix.RENAME_NOREPLACE)
+		if err == nil {
+			return t, nil
+		}
+		if !errors.Is(err, unix.EEXIST) {
+			return Taken{}, &os.PathError{Op: "take in", Path: s.path("drop/" + string(id)), Err: err}
+		}
+		// The clock was set back, and an older message has the ID: this one gets the next that is free.
+		t.ID = nextID(t.ID)
+		s.opts.Logf("%s: the ID is taken; it goes on as %s", id, t.ID)
+	}
+}
+
+// nextID returns the ID of the next microsecond.
+func nextID(id mail.ID) mail.ID { return mail.MakeID(id.Time().Add(time.Microsecond), 0) }
+
+// refuse sets a file of drop/ aside, unless somebody may still be about to write it or the fault is ours.
+func (s *Spool) refuse(id mail.ID, why error) error {
+	var errno unix.Errno
+	if errors.As(why, &errno) && errno != unix.ELOOP {
+		return why
+	}
+	if errors.Is(why, drop.ErrNewer) {
+		s.opts.Logf("drop/%s: %v", id, why)
+		return nil
+	}
+	if errors.Is(why, drop.ErrIncomplete) {
+		st, err := os.Lstat(s.path("drop/" + string(id)))
+		if err != nil {
+			return err
+		}
+		if age := time.Since(st.ModTime()); age >= 0 && age < deadAge {
+			return nil
+		}
+	}
+	return s.setAside("drop", string(id), why)
+}
+
+// insert makes the records of new messages, and makes every recipient due.
+func (s *Spool) insert(x *tx, taken []Taken) error {
+	for _, t := range taken {
+		if err := s.insertMessage(x, t, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insertMessage makes the record of one message if there is none, leaving out recipients that are final.
+func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool) error {
+	key := messageKey(t.ID)
+	if x.messages.Get(key) != nil {
+		return nil
+	}
+	// Due since it arrived, which is the order of the queue; never in the future, whatever the submitter's clock said.
+	due := t.Envelope.Arrival
+	if now := time.Now(); due.After(now) {
+		due = now
+	}
+	pending := 0
+	for n, r := range t.Envelope.Recipients {
+		if final[n] {
+			continue
+		}
+		pending++
+		p := recipient{path: r.Path, next: due, hop: s.opts.Route(t.Envelope.Sender, r.Path, 0)}
+		if err := x.putRecipient(t.ID, n, &p); err != nil {
+			return err
+		}
+	}
+	m := message{arrival: t.Envelope.Arrival, size: t.Size, sender: t.Envelope.Sender, pending: pending}
+	return x.messages.Put(key, m.encode(key))
+}
+
+// putRecipient stores the record and makes the recipient due at the time it says.
+func (x *tx) putRecipient(id mail.ID, n int, p *recipient) error {
+	key := recipientKey(id, n)
+	if err := x.recipients.Put(key, p.encode(key)); err != nil {
+		return err
+	}
+	return x.due.Put(dueKey(p.hop, p.next, id, n), nil)
+}
+
+// recipient reads a record; ok is false if there is none.
+func (x *tx) recipient(id mail.ID, n int) (p recipient, ok bool, err error) {
+	key := recipientKey(id, n)
+	v := x.recipients.Get(key)
+	if v == nil {
+		return p, false, nil
+	}
+	return p, true, p.decode(key, v)
+}
+
+// message reads a record; ok is false if there is none.
+func (x *tx) message(id mail.ID) (m message, ok bool, err error) {
+	key := messageKey(id)
+	v := x.messages.Get(key)
+	if v == nil {
+		return m, false, nil
+	}
+	return m, true, m.decode(key, v)
+}
+
+// reroute asks for all next hops again if the routes are not those of the last pass.
+func (s *Spool) reroute() error {
+	same := false
+	if err := s.view(func(x *tx) error {
+		same = string(x.meta.Get(metaRoutes)) == s.opts.Routes
+		return nil
+	}); err != nil || same {
+		return err
+	}
+	for after := []byte(nil); ; {
+		err := s.update(func(x *tx) (err error) {
+			after, err = s.rerouteBatch(x, after)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if after == nil {
+			return nil
+		}
+	}
+}
+
+// rerouteBatch does so for some recipients after the key, and returns the last key it came to; nil at the end.
+func (s *Spool) rerouteBatch(x *tx, after []byte) ([]byte, error) {
+	type moved struct {
+		id mail.ID
+		n  int
+		p  recipient
+	}
+	var moves []moved
+	c := x.recipients.Cursor()
+	k, v := c.Seek(after)
+	for i := 0; k != nil && i < rerouteBatch; i++ {
+		m := moved{id: mail.ID(k[:idLength]), n: recipientOf(k)}
+		if err := m.p.decode(k, v); err != nil {
+			return nil, err
+		}
+		msg, ok, err := x.message(m.id)
+		if err != nil {
+			return nil, err
+		}
+		if hop := s.opts.Route(msg.sender, m.p.path, m.p.attempts); ok && hop != m.p.hop {
+			if err := x.due.Delete(dueKey(m.p.hop, m.p.next, m.id, m.n)); err != nil {
+				return nil, err
+			}
+			m.p.hop = hop
+			moves = append(moves, m)
+		}
+		k, v = c.Next()
+	}
+	for _, m := range moves {
+		if err := x.putRecipient(m.id, m.n, &m.p); err != nil {
+			return nil, err
+		}
+	}
+	if k != nil {
+		return append([]byte(nil), k...), nil
+	}
+	return nil, x.forgetHops(s.opts.Routes)
+}
+
+const rerouteBatch = 10000
+
+// forgetHops lets every next hop be tried at once: what is known of it may be true of another server now.
+func (x *tx) forgetHops(routes string) error {
+	if err := x.DeleteBucket(bucketHops); err != nil {
+		return err
+	}
+	var err error
+	if x.hops, err = x.CreateBucket(bucketHops); err != nil {
+		return fmt.Errorf("forget next hops: %w", err)
+	}
+	return x.meta.Put(metaRoutes, []byte(routes))
+}
