@@ -115,6 +115,9 @@ func Delay(scope Scope, code EnhancedCode, format string, args ...any) Result {
 }
 
 // A Failure is a Result as an error: what kept a session from being opened.
-type Failure struct{ Result }
+type Failure struct {
+	Result
+	Transcript string // the end of the dialogue, secrets blanked; "" if nobody was reached
+}
 
 func (f *Failure) Error() string { return f.Reply.String() }
