@@ -1,0 +1,304 @@
+package main
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed c/*.c
+var sources embed.FS
+
+// compile builds one of the C programs.
+func (b *bench) compile(name string) (path string, err error) {
+	source, err := sources.ReadFile("c/" + name + ".c")
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(b.dir, name)
+	cc := exec.Command("gcc", "-O2", "-o", path, "-x", "c", "-")
+	cc.Stdin, cc.Stderr = strings.NewReader(string(source)), os.Stderr
+	return path, cc.Run()
+}
+
+const (
+	smallMessage = 2 << 10
+	largeMessage = 100 << 20
+	pairs        = 300 // runs of ours and of the C program, in turn
+	together     = 4000
+	clients      = 8
+)
+
+func submission(b *bench) error {
+	durable, err := b.compile("durable")
+	if err != nil {
+		return err
+	}
+	small, err := b.messageFile("small", smallMessage)
+	if err != nil {
+		return err
+	}
+	large, err := b.messageFile("large", largeMessage)
+	if err != nil {
+		return err
+	}
+	if err := b.submissionDisk(small); err != nil {
+		return err
+	}
+	if err := b.submissionTime(small, durable); err != nil {
+		return err
+	}
+	return b.submissionMemory(small, large)
+}
+
+// messageFile writes a message of about size octets, as a program would hand it in.
+func (b *bench) messageFile(name string, size int) (string, error) {
+	path := filepath.Join(b.dir, name)
+	f, err := os.Create(path)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.WriteString(f, letter(size))
+	return path, errors.Join(err, f.Close())
+}
+
+// letter composes a message of about size octets with lines of 72.
+func letter(size int) string {
+	var s strings.Builder
+	s.WriteString("From: Ann <ann@example.org>\nTo: bob@example.net\nSubject: numbers of the day\n\n")
+	line := strings.Repeat("0123456789", 7) + "\n"
+	for s.Len() < size {
+		s.WriteString(line)
+	}
+	return s.String()
+}
+
+// submit is one submission; the message comes from a file.
+func (b *bench) submit(q *queue, message string) (usage, error) {
+	return withStdin(b.sendmail(q), message)
+}
+
+func (b *bench) sendmail(q *queue) *exec.Cmd {
+	return b.command(q.config, "sendmail", "-i", "-f", "ann@example.org", "bob@example.net")
+}
+
+// under lets another program run the command.
+func under(cmd *exec.Cmd, program string, args ...string) *exec.Cmd {
+	cmd.Args = slices.Concat([]string{program}, args, []string{cmd.Path}, cmd.Args[1:])
+	cmd.Path = program
+	return cmd
+}
+
+func withStdin(cmd *exec.Cmd, file string) (usage, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return usage{}, err
+	}
+	cmd.Stdin = f
+	u, err := measure(cmd)
+	return u, errors.Join(err, f.Close())
+}
+
+// submissionTime compares one process after the other, then eight at a time.
+func (b *bench) submissionTime(small, durable string) error {
+	q, err := b.newQueue("submission", plainConfig)
+	if err != nil {
+		return err
+	}
+	files := filepath.Join(b.dir, "files")
+	if err := os.Mkdir(files, 0o700); err != nil {
+		return err
+	}
+	inC := func(n int) (usage, error) {
+		return withStdin(exec.Command(durable, filepath.Join(files, strconv.Itoa(n))), small)
+	}
+	var ours, theirs []time.Duration
+	for n := range pairs {
+		u, err := b.submit(q, small)
+		if err != nil {
+			return err
+		}
+		ours = append(ours, u.wall)
+		if u, err = inC(n); err != nil {
+			return err
+		}
+		theirs = append(theirs, u.wall)
+	}
+	b.row("2 KB, start to exit, p50, ms", milliseconds(median(ours)), atMost(1.9))
+	b.row("the same in C (write, fsync, rename, fsync), p50, ms", milliseconds(median(theirs)), nil)
+	b.row("ours / C", float64(median(ours))/float64(median(theirs)), atMost(1.5))
+
+	rate, err := atATime(func(int) (usage, error) { return b.submit(q, small) })
+	if err != nil {
+		return err
+	}
+	b.row("2 KB, 8 at a time, messages/s", rate, atLeast(1000))
+	if rate, err = atATime(func(n int) (usage, error) { return inC(pairs + n) }); err != nil {
+		return err
+	}
+	b.row("the same in C, messages/s", rate, nil)
+	return nil
+}
+
+// atATime calls f from several clients and returns how often a second; f gets the number of the call.
+func atATime(f func(n int) (usage, error)) (float64, error) {
+	var wg sync.WaitGroup
+	errs := make([]error, clients)
+	start := time.Now()
+	for c := range clients {
+		wg.Go(func() {
+			for n := c; n < together && errs[c] == nil; n += clients {
+				_, errs[c] = f(n)
+			}
+		})
+	}
+	wg.Wait()
+	return together / time.Since(start).Seconds(), errors.Join(errs...)
+}
+
+// submissionDisk counts flushes, and what reaches the disk.
+func (b *bench) submissionDisk(small string) error {
+	q, err := b.newQueue("disk", plainConfig)
+	if err != nil {
+		return err
+	}
+	if _, err := b.submit(q, small); err != nil { // makes the spool
+		return err
+	}
+	if strace, err := exec.LookPath("strace"); err != nil {
+		fmt.Println("  flushes: strace is missing")
+	} else {
+		trace := filepath.Join(b.dir, "trace")
+		cmd := under(b.sendmail(q), strace, "-f", "-qq", "-o", trace, "-e", "trace=fsync,fdatasync,sync,syncfs,sync_file_range")
+		if _, err := withStdin(cmd, small); err != nil {
+			return err
+		}
+		calls, err := os.ReadFile(trace)
+		if err != nil {
+			return err
+		}
+		b.row("2 KB, flushes", float64(strings.Count(string(calls), " = 0\n")), atMost(2))
+	}
+	kib, how, err := b.written(small)
+	if err != nil {
+		return err
+	}
+	b.row("2 KB, written, KiB ("+how+")", kib, atMost(24))
+	return nil
+}
+
+// written returns how many KiB reach the disk for one message: on a file system of its own, if we may mount one, where
+// the journal counts too; else as the kernel counts it for the process.
+func (b *bench) written(small string) (kib float64, how string, err error) {
+	const n = 200
+	mount := filepath.Join(b.dir, "mnt")
+	if err := mountImage(filepath.Join(b.dir, "image"), mount); err != nil {
+		q, err := b.newQueue("dirtied", plainConfig)
+		if err != nil {
+			return 0, "", err
+		}
+		var all []int64
+		for range n {
+			u, err := b.submit(q, small)
+			if err != nil {
+				return 0, "", err
+			}
+			all = append(all, u.written)
+		}
+		return float64(median(all)) / 1024, "without the journal", nil
+	}
+	defer func() { err = errors.Join(err, unix.Unmount(mount, 0)) }()
+	q, err := b.newQueueAt(mount, plainConfig)
+	if err != nil {
+		return 0, "", err
+	}
+	if _, err := b.submit(q, small); err != nil {
+		return 0, "", err
+	}
+	before, err := sectorsWritten(mount)
+	if err != nil {
+		return 0, "", err
+	}
+	for range n {
+		if _, err := b.submit(q, small); err != nil {
+			return 0, "", err
+		}
+	}
+	after, err := sectorsWritten(mount)
+	return float64(after-before) * 512 / 1024 / n, "ext4, with its journal", err
+}
+
+// mountImage mounts a new ext4 file system at path.
+func mountImage(image, path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"truncate", "-s", "512M", image}, {"mkfs.ext4", "-qF", "-E", "lazy_itable_init=0,lazy_journal_init=0", image},
+		{"mount", "-o", "loop", image, path},
+	} {
+		if err := exec.Command(args[0], args[1:]...).Run(); err != nil {
+			return fmt.Errorf("%v: %w", args, err)
+		}
+	}
+	unix.Sync()
+	return nil
+}
+
+// sectorsWritten returns how many sectors of 512 octets have been written to the device that path is on.
+func sectorsWritten(path string) (int64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, err
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/stat", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil {
+		return 0, err
+	}
+	const field = 6 // Documentation/block/stat.rst of the kernel: write sectors
+	return strconv.ParseInt(strings.Fields(string(stat))[field], 10, 64)
+}
+
+// submissionMemory finds the peak of resident memory for a small and a large message.
+func (b *bench) submissionMemory(small, large string) error {
+	peak, err := b.compile("peak")
+	if err != nil {
+		return err
+	}
+	for _, m := range []struct{ what, file string }{{"2 KB", small}, {"100 MB", large}} {
+		q, err := b.newQueue("memory-"+filepath.Base(m.file), plainConfig)
+		if err != nil {
+			return err
+		}
+		var all []float64
+		for range 5 {
+			cmd := under(b.sendmail(q), peak)
+			var out strings.Builder
+			cmd.Stdout = &out
+			if _, err := withStdin(cmd, m.file); err != nil {
+				return err
+			}
+			kib, err := strconv.ParseFloat(strings.TrimSpace(out.String()), 64)
+			if err != nil {
+				return err
+			}
+			all = append(all, kib/1024)
+		}
+		b.row(m.what+", peak resident memory, MB", median(all), atMost(8))
+		if err := os.RemoveAll(q.dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
