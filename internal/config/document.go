@@ -39,9 +39,13 @@ type document struct {
 	root *node
 }
 
-// errorAt returns an Error about the octet at offset.
+// errorAt returns an Error about the character that the octet at offset is part of.
 func (d *document) errorAt(offset int, format string, args ...any) *Error {
-	before := d.data[:min(offset, len(d.data))]
+	offset = min(offset, len(d.data))
+	for offset > 0 && offset < len(d.data) && !utf8.RuneStart(d.data[offset]) {
+		offset--
+	}
+	before := d.data[:offset]
 	line := bytes.LastIndexByte(before, '\n') + 1
 	return &Error{
 		File:   d.file,

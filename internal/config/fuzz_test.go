@@ -1,0 +1,176 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// FuzzParse reads any text. What is refused is refused at a place in it; what is accepted can be relied upon, and can be
+// written down again as a file that means the same.
+func FuzzParse(f *testing.F) {
+	f.Add(`relay = "submission://ann@mail"` + "\npassword_file = \"/p\"\n[retry]\nfirst = \"1m\"\nattempts = 0x1F\nfactor = 1_0.5e0")
+	f.Add("[transport]\na.url = \"smtp://[fd00::1]:2525\"\na.tls = 'none'\n[[route]]\nto = [\".a\", \"b@c\"]\ntransport = \"a\"\n[[route]]\ntransport = \"a\"")
+	f.Add("route = [{transport = \"a\", from = []}]\ntransport = {a = {url = \"fail:\", text = \"\"\"\nno\"\"\"}}")
+	f.Add("[rewrite]\n\"root@a.b\" = \"c@d\"\n[transport.x]\nurl='maildir:/a/../b'\nconcurrency=1000")
+	f.Add("max_message_size = \"1 GB\"\nspool = \"/\\u00e9\"\n\"log\" = \"stderr\" # x\r\n")
+	f.Add("a.b.c = 1\n[a.b]\n[[a]]\n[a.a.a]\nx = {y.z = 1, y = 2}\n" + strings.Repeat("[", 40))
+	m := testMachine(f)
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := parse("test.toml", []byte(text), m)
+		if err != nil {
+			checkError(t, text, err)
+			return
+		}
+		checkConfig(t, c)
+		again, err := parse("test.toml", []byte(encode(c)), m)
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, encode(c))
+		}
+		if diff := cmp.Diff(c, again); diff != "" {
+			t.Errorf("written down and read again (-first +second):\n%s", diff)
+		}
+	})
+}
+
+func checkError(t *testing.T, text string, err error) {
+	e, ok := err.(*Error)
+	if !ok {
+		t.Fatalf("%T %v, want *Error", err, err)
+	}
+	lines := strings.Split(text, "\n")
+	if e.Line < 1 || e.Line > len(lines) || e.Column < 1 || e.Column > utf8.RuneCountInString(lines[e.Line-1])+1 {
+		t.Errorf("%v is about a place that %q does not have", err, text)
+	}
+	if strings.ContainsAny(e.Text, "\r\n") || len(e.Text) > 700 {
+		t.Errorf("more than a line: %q", e.Text)
+	}
+}
+
+func checkConfig(t *testing.T, c *Config) {
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			t.Errorf(format, args...)
+		}
+	}
+	check(filepath.IsAbs(c.Spool), "spool %q", c.Spool)
+	check(isDomain(c.Hostname) && isDomain(c.Domain), "hostname %q, domain %q", c.Hostname, c.Domain)
+	check(c.MaxMessageSize >= 0, "max_message_size %d", c.MaxMessageSize)
+	r := c.Retry
+	check(r.First > 0 && r.MaxWait >= r.First && r.Expire > 0 && r.Attempts >= 0, "retry %+v", r)
+	check(r.Factor >= 1 && !math.IsInf(r.Factor, 0), "factor %v", r.Factor)
+	for name, t := range c.Transports {
+		network := schemeNamed(t.Scheme).form == overNetwork
+		check(t.Name == name && isName(name), "name %q of %+v", name, t)
+		check(t.Scheme != "" && t.Concurrency >= 1, "%+v", t)
+		check(network == (t.Host != "" && t.Port >= 1 && t.Port <= 65535 && t.TLS != ""), "%+v", t)
+		check((t.User != "") == (t.PasswordFile != ""), "login of %+v", t)
+		check(!strings.ContainsAny(t.Host+t.User+t.Text+t.Path, "\r\n\x00") || t.Path != "", "line ends in %+v", t)
+		check((t.Scheme == "maildir") == filepath.IsAbs(t.Path), "path of %+v", t)
+	}
+	for _, r := range c.Routes {
+		_, ok := c.Transports[r.Transport]
+		check(ok, "no transport for %+v", r)
+		for _, p := range append(r.To, r.From...) {
+			check(p == strings.ToLower(p) && p != "", "pattern %q", p)
+		}
+	}
+	for from, to := range c.Rewrite {
+		check(strings.Contains(from, "@") && strings.Contains(to, "@") && from == strings.ToLower(from), "rewrite %q = %q", from, to)
+	}
+}
+
+// encode writes a Config as a file, with nothing left to defaults and without the short form of a relay.
+func encode(c *Config) string {
+	var b strings.Builder
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "%s = %s\n", name, value)
+		}
+	}
+	line("spool", basic(c.Spool))
+	line("hostname", basic(c.Hostname))
+	line("domain", basic(c.Domain))
+	line("max_message_size", fmt.Sprint(c.MaxMessageSize))
+	line("delivery", basic(c.Delivery))
+	line("log", basic(c.Log))
+	b.WriteString("[retry]\n")
+	line("first", basic(c.Retry.First.String()))
+	line("factor", fmt.Sprintf("%.17g", c.Retry.Factor))
+	line("max_wait", basic(c.Retry.MaxWait.String()))
+	line("attempts", fmt.Sprint(c.Retry.Attempts))
+	line("expire", basic(c.Retry.Expire.String()))
+	b.WriteString("[rewrite]\n")
+	for from, to := range c.Rewrite {
+		line(basic(from), basic(to))
+	}
+	for name, t := range c.Transports {
+		fmt.Fprintf(&b, "[transport.%q]\n", name)
+		line("url", basic(url(t)))
+		line("concurrency", fmt.Sprint(t.Concurrency))
+		line("tls", basic(t.TLS))
+		line("password_file", basic(t.PasswordFile))
+		line("ca_file", basic(t.CAFile))
+		line("text", basic(t.Text))
+	}
+	for _, r := range c.Routes {
+		b.WriteString("[[route]]\n")
+		line("to", list(r.To))
+		line("from", list(r.From))
+		line("min_attempts", fmt.Sprint(r.MinAttempts))
+		line("transport", basic(r.Transport))
+	}
+	return b.String()
+}
+
+func url(t Transport) string {
+	if schemeNamed(t.Scheme).form != overNetwork {
+		return t.Scheme + ":" + t.Path
+	}
+	user := ""
+	for i := range len(t.User) {
+		user += fmt.Sprintf("%%%02x", t.User[i])
+	}
+	if user != "" {
+		user += "@"
+	}
+	host := t.Host
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return fmt.Sprintf("%s://%s%s:%d", t.Scheme, user, host, t.Port)
+}
+
+// basic writes a basic string of TOML; "" for what is not set.
+func basic(s string) string {
+	if s == "" {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		if r < ' ' || r == 0x7f || r == '"' || r == '\\' {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+func list(all []string) string {
+	if all == nil {
+		return ""
+	}
+	quoted := make([]string, len(all))
+	for i, s := range all {
+		quoted[i] = basic(s)
+	}
+	return "[" + strings.Join(quoted, ",") + "]"
+}
