@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/spool/drop"
@@ -59,7 +58,7 @@ func (s *Spool) Compare() error {
 		if err := x.meta.Put(metaBoot, []byte(bootID())); err != nil {
 			return err
 		}
-		return x.meta.Put(metaCompared, binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixMicro())))
+		return x.meta.Put(metaCompared, binary.BigEndian.AppendUint64(nil, uint64(s.opts.Now().UnixMicro())))
 	})
 }
 

@@ -266,7 +266,7 @@ func (s *Spool) compareDue() (bool, error) {
 			due = true
 			return nil
 		}
-		age := time.Since(time.UnixMicro(int64(binary.BigEndian.Uint64(at))))
+		age := s.opts.Now().Sub(time.UnixMicro(int64(binary.BigEndian.Uint64(at))))
 		due = age < 0 || age > compareEvery || !bytes.Equal(x.meta.Get(metaBoot), []byte(bootID()))
 		return nil
 	})

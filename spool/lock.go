@@ -37,7 +37,8 @@ func Wake(dir string) error {
 	return f.Close()
 }
 
-// Woken takes a wake-up, and reports whether there was one.
+// Woken takes a wake-up, and reports whether there was one. A pass asks before it looks at what is due, and again after
+// End: what was left in between, nobody else will see to.
 func Woken(dir string) bool { return os.Remove(filepath.Join(dir, "wake")) == nil }
 
 func openGate(dir string) (*os.File, error) {

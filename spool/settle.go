@@ -62,8 +62,15 @@ type Claimed struct {
 
 // Claim records an attempt for up to most recipients that are due at the next hop, the longest due first, and returns
 // them by message. wait says when the attempt after the given number of them is due if nothing is heard of this one.
-func (s *Spool) Claim(hop string, now time.Time, most int, wait func(id mail.ID, attempts int) time.Duration) ([]Claim, error) {
+func (s *Spool) Claim(hop string, now time.Time, most int, wait func(attempts int) time.Duration) ([]Claim, error) {
 	var claims []Claim
+	some := false
+	if err := s.view(func(x *tx) error {
+		some = len(x.dueAt(hop, now, 1)) > 0
+		return nil
+	}); err != nil || !some {
+		return nil, err
+	}
 	err := s.update(func(x *tx) error {
 		at := map[mail.ID]int{}
 		for _, d := range x.dueAt(hop, now, most) {
@@ -84,7 +91,7 @@ func (s *Spool) Claim(hop string, now time.Time, most int, wait func(id mail.ID,
 			p.attempts++
 			p.active = true
 			p.lastTime = now
-			p.next = now.Add(wait(d.id, p.attempts))
+			p.next = now.Add(wait(p.attempts))
 			p.hop = s.opts.Route(m.sender, p.path, p.attempts)
 			if err := x.putRecipient(d.id, d.n, &p); err != nil {
 				return err
@@ -168,7 +175,7 @@ func (s *Spool) Settle(settlements []Settlement, hops []HopState) error {
 				done = append(done, st.ID)
 			}
 		}
-		return x.putHops(hops, time.Now())
+		return x.putHops(hops, s.opts.Now())
 	})
 	if err != nil {
 		return err
@@ -277,14 +284,14 @@ func (x *tx) putHops(states []HopState, now time.Time) error {
 	return nil
 }
 
-// HopFailures returns how often in a row a next hop has refused a session, and since when.
-func (s *Spool) HopFailures(name string) (failures int, since time.Time, err error) {
+// HopTrouble returns how often in a row a next hop has refused a session, and until when it is not to be tried.
+func (s *Spool) HopTrouble(name string) (failures int, until time.Time, err error) {
 	err = s.view(func(x *tx) error {
 		h, _, err := x.hop(name)
-		failures, since = h.failures, h.since
+		failures, until = h.failures, h.until
 		return err
 	})
-	return failures, since, err
+	return failures, until, err
 }
 
 // remove deletes the files of messages that are over, and makes that durable.

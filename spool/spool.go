@@ -66,13 +66,16 @@ type Options struct {
 	// Routes is any string that changes when Route may answer differently. Queued recipients are then asked for again,
 	// and every next hop may be tried at once.
 	Routes string
+	// Now is the clock.
+	Now func() time.Time
 	// Logf is told, a line at a time, what an administrator should know: files set aside, an index rebuilt.
 	Logf func(format string, args ...any)
 	// Compare makes Acquire compare the index with the directory whatever the last pass left.
 	Compare bool
 }
 
-// A Spool is a spool held by the one pass that may change it. Its methods may be called by one goroutine at a time.
+// A Spool is a spool held by the one pass that may change it. Its methods may be called by one goroutine at a
+// time, but for Read and CreateReport.
 type Spool struct {
 	dir   string
 	opts  Options
@@ -203,6 +206,9 @@ func (s *Spool) release() error {
 	return errors.Join(append(errs, s.lock.Close())...)
 }
 
+// Woken takes a wake-up left for this pass.
+func (s *Spool) Woken() bool { return Woken(s.dir) }
+
 func (s *Spool) path(name string) string { return filepath.Join(s.dir, name) }
 
 // Read opens a queued message.
@@ -249,3 +255,18 @@ func bootID() string {
 
 // compareEvery is how often index and files are compared although nothing seems wrong.
 const compareEvery = time.Hour
+
+// Give makes a user the owner of a spool that was just created.
+func Give(dir string, uid, gid int) error {
+	for _, d := range directories {
+		path := filepath.Join(dir, d.name)
+		if err := os.Lchown(path, uid, gid); err != nil {
+			return err
+		}
+		// Changing the owner takes the set-group-ID bit away.
+		if err := os.Chmod(path, d.mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}

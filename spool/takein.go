@@ -110,7 +110,7 @@ func (s *Spool) refuse(id mail.ID, why error) error {
 		if err != nil {
 			return err
 		}
-		if age := time.Since(st.ModTime()); age >= 0 && age < deadAge {
+		if age := s.opts.Now().Sub(st.ModTime()); age >= 0 && age < deadAge {
 			return nil
 		}
 	}
@@ -135,7 +135,7 @@ func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool) error {
 	}
 	// Due since it arrived, which is the order of the queue; never in the future, whatever the submitter's clock said.
 	due := t.Envelope.Arrival
-	if now := time.Now(); due.After(now) {
+	if now := s.opts.Now(); due.After(now) {
 		due = now
 	}
 	pending := 0

@@ -133,6 +133,9 @@ func (w *Writer) chmod() error {
 // ID returns the queue ID that the message will have.
 func (w *Writer) ID() mail.ID { return w.id }
 
+// Size returns how many octets of content have been written so far.
+func (w *Writer) Size() int64 { return w.size }
+
 // Write appends to the content, which must be in wire form. Errors are kept for Commit as well.
 func (w *Writer) Write(p []byte) (int, error) {
 	w.size += int64(len(p))
@@ -171,9 +174,10 @@ func (w *Writer) Commit(facts mail.Facts) (mail.ID, error) {
 	if err := w.commit(facts); err != nil {
 		return "", errors.Join(err, w.Abort())
 	}
-	err := w.f.Close()
+	// The message is durable, and will be sent: an error of Close must not tell the submitter otherwise.
+	_ = w.f.Close()
 	w.f = nil
-	return w.id, err
+	return w.id, nil
 }
 
 func (w *Writer) commit(facts mail.Facts) error {

@@ -1,0 +1,129 @@
+// Command queue-runner makes delivery passes over the spool: one, or one after another as a daemon.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/postrider/postrider/internal/config"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+// Exit statuses (sysexits.h).
+const (
+	exitUsage    = 64
+	exitTempfail = 75
+	exitNoPerm   = 77
+	exitConfig   = 78
+)
+
+func main() {
+	// A log that nobody reads must not end a pass.
+	signal.Ignore(syscall.SIGPIPE)
+	os.Exit(run(os.Args, os.Stdout, os.Stderr))
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	err := app(stdout, stderr).Run(args)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "queue-runner: %v\n", err)
+	return exitStatus(err)
+}
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func exitStatus(err error) int {
+	var usage usageError
+	var mistake *config.Error
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &mistake):
+		return exitConfig
+	case errors.Is(err, fs.ErrPermission):
+		return exitNoPerm
+	default:
+		return exitTempfail
+	}
+}
+
+func app(stdout, stderr io.Writer) *cli.App {
+	configFlag := &cli.StringFlag{
+		Name: "C", Usage: "read the configuration from `FILE`", EnvVars: []string{"POSTRIDER_CONFIG"},
+	}
+	return &cli.App{
+		Name:            "queue-runner",
+		Usage:           "deliver what is due in the mail queue",
+		HideHelpCommand: true,
+		HideVersion:     true,
+		Writer:          stdout,
+		ErrWriter:       stderr,
+		ExitErrHandler:  func(*cli.Context, error) {},
+		OnUsageError:    func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		Flags: []cli.Flag{
+			configFlag,
+			&cli.BoolFlag{Name: "daemon", Usage: "keep running, and deliver new mail at once"},
+			&cli.DurationFlag{Name: "interval", Usage: "with --daemon: look at the queue at least so `often`", Value: defaultInterval},
+		},
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 0 {
+				return usageError{fmt.Errorf("unexpected argument %q", c.Args().First())}
+			}
+			if c.Duration("interval") <= 0 {
+				return usageError{errors.New("the interval must be positive")}
+			}
+			return deliverMail(c.String("C"), c.Bool("daemon"), c.Duration("interval"), stderr)
+		},
+		Commands: []*cli.Command{{
+			Name:         "check",
+			Usage:        "say what is configured, in words, and what is wrong with it",
+			Flags:        []cli.Flag{configFlag},
+			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+			Action: func(c *cli.Context) error {
+				cfg, err := config.Load(c.String("C"))
+				if err != nil {
+					return err
+				}
+				return check(cfg, stdout)
+			},
+		}},
+	}
+}
+
+// defaultInterval is how often a daemon looks at the queue by itself. New mail and the time of the next attempt wake it
+// anyway; this is for what no signal tells of.
+const defaultInterval = 5 * time.Minute
+
+// deliverMail makes a pass, or passes until a signal ends the daemon.
+func deliverMail(file string, daemon bool, interval time.Duration, stderr io.Writer) error {
+	cfg, err := config.Load(file)
+	if err != nil {
+		return err
+	}
+	unix.Umask(0o027)
+	if err := becomeOwner(cfg.Spool); err != nil {
+		return err
+	}
+	log, err := openLog(cfg.Log, stderr)
+	if err != nil {
+		return err
+	}
+	r, err := newRunner(cfg, log)
+	if err != nil {
+		return err
+	}
+	if daemon {
+		return r.daemon(interval)
+	}
+	return r.once()
+}

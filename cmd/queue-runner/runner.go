@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/postrider/postrider/deliver"
+	"github.com/postrider/postrider/deliver/route"
+	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool"
+)
+
+// A runner makes passes as one configuration says.
+type runner struct {
+	dir   string
+	spool spool.Options
+	pass  deliver.Options
+}
+
+// unrouted is the next hop of recipients that no route leads to. No transport has this name.
+const unrouted = "?"
+
+func newRunner(cfg *config.Config, logf func(format string, args ...any)) (*runner, error) {
+	table := routeTable(cfg)
+	transports, err := openTransports(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &runner{
+		dir: cfg.Spool,
+		spool: spool.Options{
+			Route: func(sender, rcpt mail.Path, attempts int) string {
+				hop, err := table.NextHop(sender, rcpt, attempts)
+				if err != nil {
+					return unrouted
+				}
+				return hop.String()
+			},
+			Routes: fingerprint(cfg),
+			Now:    time.Now,
+			Logf:   logf,
+		},
+		pass: deliver.Options{
+			Resolve: func(name string) (deliver.Route, error) {
+				if name == unrouted {
+					return deliver.Route{}, route.ErrNoRoute
+				}
+				hop, err := route.ParseHop(name)
+				if err != nil {
+					return deliver.Route{}, err
+				}
+				t, ok := transports[hop.Transport]
+				if !ok {
+					return deliver.Route{}, fmt.Errorf("transport %q is not configured any more", hop.Transport)
+				}
+				return deliver.Route{Transport: t, Name: hop.Transport, Domain: hop.Domain, Concurrency: cfg.Transports[hop.Transport].Concurrency}, nil
+			},
+			Retry:    deliver.Retry(cfg.Retry),
+			Hostname: cfg.Hostname,
+			Logf:     logf,
+			Now:      time.Now,
+		},
+	}, nil
+}
+
+// fingerprint changes with whatever decides where mail goes, and how.
+func fingerprint(cfg *config.Config) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%v\n%v\n%v", cfg.Routes, cfg.Transports, cfg.LocalDomains))
+	return hex.EncodeToString(sum[:])
+}
+
+// once makes one pass. If another one is running, it has been woken, and that is as good.
+func (r *runner) once() error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	for {
+		s, err := spool.Acquire(r.dir, r.spool)
+		if errors.Is(err, spool.ErrHeld) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.run(ctx, s); err != nil {
+			return err
+		}
+		// A wake-up that came after the pass last looked would be seen by nobody.
+		if ctx.Err() != nil || !spool.Woken(r.dir) {
+			return nil
+		}
+	}
+}
+
+// renewal is how long a daemon has the spool without giving it back for a moment, so that its index is compacted and
+// compared like that of separate passes.
+const renewal = time.Hour
+
+// heldRetry is how often a daemon tries to get the spool from a pass that was running when it started.
+const heldRetry = time.Second
+
+// daemon makes passes until it is told to stop.
+func (r *runner) daemon(interval time.Duration) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	r.pass.Stay = interval
+	for ctx.Err() == nil {
+		s, err := spool.Acquire(r.dir, r.spool)
+		if errors.Is(err, spool.ErrHeld) {
+			wait(ctx, heldRetry)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		some, cancel := context.WithTimeout(ctx, renewal)
+		err = r.run(some, s)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// run makes a pass and gives the spool back.
+func (r *runner) run(ctx context.Context, s *spool.Spool) error {
+	watched, cancel := context.WithCancel(ctx)
+	defer cancel()
+	o := r.pass
+	o.Wake = spool.Watch(watched, r.dir)
+	if err := deliver.Pass(ctx, s, o); err != nil {
+		return errors.Join(err, s.Abandon())
+	}
+	return s.End()
+}
+
+// isTerminal reports whether f is one.
+func isTerminal(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull
+}

@@ -1,0 +1,149 @@
+package deliver
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/postrider/postrider/deliver/dsn"
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool"
+	"github.com/postrider/postrider/spool/drop"
+)
+
+// A clerk turns the results of an attempt into what the spool is told: it decides what has expired, and writes the
+// reports to senders.
+type clerk struct {
+	*Options
+	spool *spool.Spool
+}
+
+// concludeAll concludes an attempt that had one result for every recipient of the claim.
+func (k clerk) concludeAll(c spool.Claim, r mail.Result) event {
+	f, err := k.spool.Read(c.ID)
+	if err != nil {
+		return event{settlement: &spool.Settlement{Claim: c}, lines: []string{fmt.Sprintf("%s: %v; deferred", c.ID, err)}}
+	}
+	defer f.Close()
+	results := make([]mail.Result, len(c.Recipients))
+	for i := range results {
+		results[i] = r
+	}
+	return k.conclude(c, &f.Message, results)
+}
+
+// conclude makes of the results of an attempt a settlement, with the reports that it needs already durable, and the
+// lines for the log.
+func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) event {
+	now := k.Now()
+	st := &spool.Settlement{Claim: c}
+	for i, r := range c.Recipients {
+		result := results[i]
+		if result.Action == mail.Delayed && k.Retry.Expired(m.Arrival, now, r.Attempts) {
+			result.Action = mail.Failed
+		}
+		st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Result: result})
+	}
+	e := event{settlement: st}
+	k.report(&e, m, mail.Failed, func(i int) bool { return st.Dispositions[i].Result.Action == mail.Failed })
+	k.report(&e, m, mail.Delayed, func(i int) bool {
+		r := st.Dispositions[i].Result
+		return r.Action == mail.Delayed && r.Scope < mail.OfHost && c.Recipients[i].Attempts == noticeAttempt
+	})
+	var lines []string
+	for _, d := range st.Dispositions {
+		lines = append(lines, k.line(m, d))
+	}
+	e.lines = append(lines, e.lines...)
+	return e
+}
+
+// report tells the sender about the recipients of a settlement for which about is true, in one message. If it cannot be
+// written, nobody is given up: the recipients stay, and are tried again.
+func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(i int) bool) {
+	var told []int
+	for i, d := range e.settlement.Dispositions {
+		if about(i) && dsn.Wanted(action, m.Sender, m.Recipients[d.Recipient]) {
+			told = append(told, i)
+		}
+	}
+	if len(told) == 0 {
+		return
+	}
+	t, err := k.writeReport(e.settlement, m, action, told)
+	if err != nil {
+		e.lines = append(e.lines, fmt.Sprintf("%s: cannot write a report to the sender: %v", m.QueueID, err))
+		for _, i := range told {
+			r := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "cannot write a report to the sender: %v", err)
+			e.settlement.Dispositions[i].Result = r
+		}
+		return
+	}
+	e.settlement.Reports = append(e.settlement.Reports, t)
+	what := "non-delivery"
+	if action == mail.Delayed {
+		what = "delay"
+	}
+	e.lines = append(e.lines, fmt.Sprintf("%s: sender notified of %s: %s", m.QueueID, what, t.ID))
+}
+
+// writeReport makes the report durable.
+func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Action, told []int) (spool.Taken, error) {
+	env := mail.Envelope{
+		Arrival:    drop.Now(),
+		Sender:     mail.NullSender,
+		Recipients: []mail.Recipient{{Path: m.Sender}},
+		Submitter:  os.Geteuid(),
+		SMTPUTF8:   !m.Sender.IsASCII(),
+	}
+	if action == mail.Failed {
+		env.Report = &mail.Report{On: m.QueueID}
+		for _, i := range told {
+			env.Report.Recipients = append(env.Report.Recipients, st.Dispositions[i].Recipient)
+		}
+	}
+	w, err := k.spool.CreateReport(&env)
+	if err != nil {
+		return spool.Taken{}, err
+	}
+	from, err := mail.ParsePath("MAILER-DAEMON@" + k.Hostname)
+	if err != nil {
+		return spool.Taken{}, errors.Join(err, w.Abort())
+	}
+	now := k.Now()
+	r := dsn.Report{
+		Action: action, ReportingMTA: k.Hostname, Now: now, ID: w.ID(),
+		MessageID: "dsn." + string(w.ID()) + "@" + k.Hostname, From: from,
+		Original: m, WillRetryUntil: m.Arrival.Add(k.Retry.Expire),
+	}
+	for _, i := range told {
+		d := st.Dispositions[i]
+		r.Recipients = append(r.Recipients, dsn.Recipient{
+			Recipient: m.Recipients[d.Recipient], Result: d.Result,
+			Attempts: st.Recipients[i].Attempts, FirstAttempt: m.Arrival, LastAttempt: now,
+		})
+	}
+	facts, err := r.Compose(w)
+	if err != nil {
+		return spool.Taken{}, errors.Join(err, w.Abort())
+	}
+	size := w.Size()
+	id, err := w.Commit(facts)
+	return spool.Taken{ID: id, Size: size, Envelope: env}, err
+}
+
+// line is what the mail log says of one recipient and attempt.
+func (k clerk) line(m *mail.Message, d spool.Disposition) string {
+	status := map[mail.Action]string{mail.Delayed: "deferred", mail.Delivered: "sent", mail.Relayed: "sent", mail.Failed: "bounced"}
+	relay := d.Result.Relay
+	if relay == "" {
+		relay = "none"
+	}
+	secure := ""
+	if d.Result.TLS != "" {
+		secure = ", tls=" + strings.ReplaceAll(d.Result.TLS, " ", "/")
+	}
+	return fmt.Sprintf("%s: to=%s, relay=%s%s, delay=%s, dsn=%s, status=%s (%s)", m.QueueID, m.Recipients[d.Recipient].Path,
+		relay, secure, elapsed(k.Now().Sub(m.Arrival)), d.Result.Status(), status[d.Result.Action], d.Result.Reply)
+}

@@ -1,0 +1,76 @@
+// Package deliver acts: one pass takes in what was submitted, opens a session with each next hop that has something due,
+// hands it message after message, and says of every recipient what became of him: delivered, deferred with a reason and
+// a time, or bounced with a report to the sender.
+//
+// One goroutine, the pass, owns the spool and takes every decision that is written to it. Workers, one for each session,
+// talk to servers: they are given claims, attempts already recorded in the spool, and send back settlements. While the
+// pass commits one group of settlements the next one gathers, so a commit costs the same for one message and for a
+// hundred.
+package deliver
+
+import (
+	"context"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool"
+)
+
+// A Transport opens sessions with next hops.
+type Transport interface {
+	// Open returns a session with the next hop for mail to domain, or a *mail.Failure of scope OfHost or OfUs.
+	Open(ctx context.Context, domain string) (Session, error)
+}
+
+// A Session takes one message after another to a next hop.
+type Session interface {
+	// Deliver makes one attempt for the recipients at these positions of the envelope, and returns one result for
+	// each, in the same order.
+	Deliver(ctx context.Context, m *mail.Message, recipients []int) []mail.Result
+	// Usable reports whether another message may follow.
+	Usable() bool
+	// Close ends the session, with good manners if it is usable. Nothing that was delivered depends on it.
+	Close()
+}
+
+// A Route is how mail goes to a next hop.
+type Route struct {
+	Transport
+	Name        string // of the transport, for logs
+	Domain      string // for Open
+	Concurrency int    // sessions at once; 0 means DefaultConcurrency
+}
+
+// DefaultConcurrency is how many sessions a next hop gets at once unless told otherwise.
+const DefaultConcurrency = 4
+
+// sessionLimit is how many sessions a pass has open at once, over all next hops.
+const sessionLimit = 64
+
+// Options are what a pass needs to know. All fields but Wake must be set.
+type Options struct {
+	// Resolve returns the way to a next hop that the spool's Router named. Its error is our own trouble: a route that is
+	// missing or wrong.
+	Resolve func(hop string) (Route, error)
+	Retry   Retry
+	// Hostname is our name as the reporting MTA; reports come from MAILER-DAEMON at it.
+	Hostname string
+	// Logf writes a line of the mail log.
+	Logf func(format string, args ...any)
+	Now  func() time.Time
+	// Wake tells a running pass that something may have come.
+	Wake <-chan struct{}
+	// Stay makes the pass wait for more instead of ending when nothing is due. It looks around by itself at least once
+	// in so long; 0 means that it ends.
+	Stay time.Duration
+}
+
+// Grace is how long a pass that is told to stop lets sessions finish the message they are at.
+const Grace = 8 * time.Second
+
+// Pass delivers what is due, and returns when nothing is, or when ctx is done and sessions have ended, at most about
+// Grace later. After an error the spool is in a state that only the next pass can know.
+func Pass(ctx context.Context, s *spool.Spool, o Options) error {
+	p := newPass(s, o)
+	return p.run(ctx)
+}

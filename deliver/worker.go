@@ -1,0 +1,210 @@
+package deliver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool"
+)
+
+// A worker has one session with one next hop.
+type worker struct {
+	clerk
+	hop     string
+	route   Route
+	events  chan<- event
+	stop    <-chan struct{} // closed when no further message is to be begun
+	session Session
+	useful  bool // the session has answered for a message
+	opened  bool // any session has been opened
+}
+
+func (p *pass) newWorker(hop string, route Route, stop <-chan struct{}) *worker {
+	return &worker{clerk: p.clerk, hop: hop, route: route, events: p.events, stop: stop}
+}
+
+// run makes the attempts claimed, and asks for more until there is none.
+func (w *worker) run(ctx context.Context, claims []spool.Claim) {
+	defer w.end()
+	for len(claims) > 0 {
+		if failure := w.open(ctx); failure != nil {
+			w.refused(claims, failure)
+			return
+		}
+		more := w.ask(len(claims))
+		left, failure := w.serve(ctx, claims)
+		claims = append(left, <-more...)
+		if failure != nil || w.stopped() {
+			w.giveBack(claims, failure)
+			return
+		}
+	}
+}
+
+func (w *worker) end() {
+	if w.session != nil {
+		w.session.Close()
+	}
+	w.events <- event{hop: w.hop, ended: true}
+}
+
+func (w *worker) stopped() bool {
+	select {
+	case <-w.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// open makes sure that there is a session.
+func (w *worker) open(ctx context.Context) *mail.Result {
+	if w.session != nil {
+		return nil
+	}
+	session, err := w.route.Open(ctx, w.route.Domain)
+	if err != nil {
+		var f *mail.Failure
+		if errors.As(err, &f) {
+			return &f.Result
+		}
+		r := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "%v", err)
+		return &r
+	}
+	w.session, w.useful = session, false
+	return nil
+}
+
+// ask tells the pass of the session, and asks for more work while there is still some to do.
+func (w *worker) ask(have int) <-chan []spool.Claim {
+	more := make(chan []spool.Claim, 1)
+	e := event{hop: w.hop, opened: !w.opened}
+	w.opened = true
+	if have <= sessionPart/2 {
+		e.wants = more
+	} else {
+		close(more)
+	}
+	if e.opened || e.wants != nil {
+		w.events <- e
+	}
+	return more
+}
+
+// serve makes one attempt after another. It returns what is left when the session has ended, and why if the next hop is
+// to blame: a session that ended after it was of use is no failure, since servers limit what they take in one.
+func (w *worker) serve(ctx context.Context, claims []spool.Claim) (left []spool.Claim, failure *mail.Result) {
+	for i, c := range claims {
+		if w.stopped() {
+			return claims[i:], nil
+		}
+		broken := w.attempt(ctx, c)
+		if w.session.Usable() {
+			continue
+		}
+		w.session.Close()
+		w.session = nil
+		if w.useful {
+			broken = nil
+		}
+		return claims[i+1:], broken
+	}
+	return nil, nil
+}
+
+// attempt makes one attempt, and returns the result that speaks of the host, if one does.
+func (w *worker) attempt(ctx context.Context, c spool.Claim) (broken *mail.Result) {
+	f, err := w.spool.Read(c.ID)
+	if err != nil {
+		w.events <- event{hop: w.hop, settlement: &spool.Settlement{Claim: c}, lines: []string{fmt.Sprintf("%s: %v; deferred", c.ID, err)}}
+		return nil
+	}
+	defer f.Close()
+	results := w.deliver(ctx, &f.Message, positions(c))
+	hostOnly := true
+	for i := range results {
+		if results[i].Action == mail.Delayed && results[i].Scope >= mail.OfHost {
+			broken = &results[i]
+		} else {
+			hostOnly = false
+		}
+	}
+	e := w.conclude(c, &f.Message, results)
+	e.hop = w.hop
+	e.again = broken != nil && w.useful && !w.session.Usable()
+	w.useful = w.useful || !hostOnly
+	w.events <- e
+	return broken
+}
+
+// deliver calls the session. What a message makes our own code do must not end the pass for all others.
+func (w *worker) deliver(ctx context.Context, m *mail.Message, recipients []int) (results []mail.Result) {
+	defer func() {
+		if p := recover(); p != nil {
+			results = make([]mail.Result, len(recipients))
+			for i := range results {
+				results[i] = mail.Delay(mail.OfMessage, mail.EnhancedCode{4, 3, 0}, "internal error: %v", p)
+			}
+		}
+	}()
+	return w.session.Deliver(ctx, m, recipients)
+}
+
+func positions(c spool.Claim) []int {
+	list := make([]int, len(c.Recipients))
+	for i, r := range c.Recipients {
+		list[i] = r.Recipient
+	}
+	return list
+}
+
+// refused settles what was claimed for a session that could not be had.
+func (w *worker) refused(claims []spool.Claim, failure *mail.Result) {
+	if w.opened || failure.Scope == mail.OfUs {
+		w.giveBack(claims, failure)
+		return
+	}
+	// The probe: it counts as tried, and waits for its next hop like all others.
+	for _, c := range claims {
+		e := w.concludeAll(c, *failure)
+		for i := range e.settlement.Dispositions {
+			e.settlement.Dispositions[i].Next = w.Now()
+		}
+		e.hop = w.hop
+		w.events <- e
+	}
+	w.events <- event{hop: w.hop, failure: failure}
+}
+
+// giveBack returns claims as if they had not been made.
+func (w *worker) giveBack(claims []spool.Claim, failure *mail.Result) {
+	now := w.Now()
+	for _, c := range claims {
+		st := &spool.Settlement{Claim: c}
+		for _, r := range c.Recipients {
+			st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Next: now, Untried: true})
+		}
+		w.events <- event{hop: w.hop, settlement: st}
+	}
+	if failure != nil {
+		w.events <- event{hop: w.hop, failure: failure}
+	}
+}
+
+// nowhere is the transport of a next hop that no route leads to.
+type nowhere struct{ err error }
+
+func (n nowhere) Open(context.Context, string) (Session, error) {
+	return nil, &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 5}, "%v", n.err)}
+}
+
+// elapsed rounds for people: milliseconds below a minute, seconds above.
+func elapsed(d time.Duration) time.Duration {
+	if d < time.Minute {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(time.Second)
+}
