@@ -16,7 +16,7 @@ var packages = []string{
 	// The receiving side.
 	"postfix", "libsasl2-modules", "libsasl2-modules-db", "sasl2-bin",
 	// Who sends.
-	"anacron", "bsd-mailx", "cron", "git", "git-email", "mailutils", "mutt", "php8.2-cli", "s-nail",
+	"anacron", "bsd-mailx", "cron", "git", "git-email", "libmailtools-perl", "mailutils", "mutt", "php8.2-cli", "s-nail",
 	// What dpkg takes for granted on every Debian system.
 	"bash", "coreutils", "dash", "findutils", "gawk", "grep", "hostname", "iproute2", "libc-bin", "sed", "util-linux",
 }

@@ -46,7 +46,7 @@ func (w *world) send(t *testing.T, content, sender string, recipients ...string)
 			t.Fatal(err)
 		}
 	}
-	conn, err := w.dial(portSubmission)
+	conn, err := w.dial(services["submission"].port)
 	check(err)
 	c, err := smtp.NewClient(conn, "localhost")
 	check(err)

@@ -150,11 +150,11 @@ func (w *world) read(name string) []byte {
 // locale.
 func (w *world) command(user string, argv ...string) *exec.Cmd {
 	u := users[user]
-	enter := []string{"--target", strconv.Itoa(w.pid), "--all", "--root", "--wd=" + u.home}
+	enter := []string{"--target", strconv.Itoa(w.pid), "--all", "--root", "--wd"}
 	if u.uid != 0 {
 		enter = append(enter, "--setuid", strconv.Itoa(u.uid), "--setgid", strconv.Itoa(u.gid))
 	}
-	cmd := exec.Command("nsenter", append(append(enter, "--"), argv...)...)
+	cmd := exec.Command("nsenter", append(append(enter, "--", "env", "-C", u.home), argv...)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + u.home, "USER=" + user, "LOGNAME=" + user, "SHELL=/bin/sh", "LC_ALL=C.UTF-8"}
 	return cmd
 }
