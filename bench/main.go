@@ -32,8 +32,8 @@ var parts = []struct {
 }
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == sinkCommand {
-		exit(sink(os.Args[2]))
+	if len(os.Args) == 4 && os.Args[1] == sinkCommand {
+		exit(sink(os.Args[2], os.Args[3]))
 	}
 	if len(os.Args) < 2 {
 		exit(errors.New("usage: bench BIN [PART...]"))

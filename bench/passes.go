@@ -93,7 +93,7 @@ func (b *bench) newMail(name string, n int) (u usage, err error) {
 
 // deliver makes the pass that brings n messages to a sink, and checks that it did.
 func (q *queue) deliver(port, n int) (u usage, c counts, err error) {
-	s, err := startSink(port)
+	s, err := startSink(port, accepting)
 	if err != nil {
 		return u, c, err
 	}
@@ -113,6 +113,10 @@ func idle(b *bench) error {
 		if err != nil {
 			return err
 		}
+		before, err := q.logged()
+		if err != nil {
+			return err
+		}
 		var all []usage
 		for range 4 * rounds {
 			u, err := q.pass()
@@ -120,6 +124,13 @@ func idle(b *bench) error {
 				return err
 			}
 			all = append(all, u)
+		}
+		after, err := q.logged()
+		if err != nil {
+			return err
+		}
+		if after != before {
+			return errors.New("something was due")
 		}
 		cpu, wall := medians(all)
 		cpus = append(cpus, cpu)

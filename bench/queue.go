@@ -42,9 +42,20 @@ func (b *bench) newQueueAt(dir, config string) (*queue, error) {
 
 func (q *queue) spool() string { return filepath.Join(q.dir, "spool") }
 
+func (q *queue) log() string { return filepath.Join(q.dir, "log") }
+
+// logged returns how long the log of the passes is.
+func (q *queue) logged() (int64, error) {
+	st, err := os.Stat(q.log())
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
 // pass makes one pass; its log goes to a file, as it would go to a journal.
 func (q *queue) pass() (usage, error) {
-	log, err := os.OpenFile(filepath.Join(q.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(q.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return usage{}, err
 	}
@@ -104,24 +115,33 @@ func firstMessage(path string) (mail.ID, error) {
 	return id, errors.Join(err, dir.Close())
 }
 
-// waiting returns a queue of n messages that have been taken in, were tried once, and are not due for an hour. It is made
-// once.
+// waiting returns a queue of n messages, each of which a smarthost has deferred for hours. It is made once.
 func (b *bench) waiting(n int) (*queue, error) {
 	if q := b.queues[n]; q != nil {
 		return q, nil
 	}
-	q, err := b.newQueue(fmt.Sprintf("waiting-%d", n), plainConfig+"[retry]\nfirst = \"1h\"\n")
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	q, err := b.newQueue(fmt.Sprintf("waiting-%d", n), fmt.Sprintf("relay = \"smtp://127.0.0.1:%d\"\n[retry]\nfirst = \"12h\"\n", port))
 	if err != nil {
 		return nil, err
 	}
 	if err := q.fill(n); err != nil {
 		return nil, err
 	}
-	u, err := q.pass()
+	s, err := startSink(port, deferring)
 	if err != nil {
 		return nil, err
 	}
-	fmt.Printf("  (taking in %d messages: %.1f s, %.0f µs CPU each)\n", n, u.wall.Seconds(), microseconds(u.cpu)/float64(n))
+	u, err := q.pass()
+	_, errStop := s.stop()
+	if err := errors.Join(err, errStop); err != nil {
+		return nil, err
+	}
+	fmt.Printf("  (taking in %d messages, each deferred by the smarthost: %.1f s, %.0f µs CPU each)\n",
+		n, u.wall.Seconds(), microseconds(u.cpu)/float64(n))
 	b.queues[n] = q
 	return q, nil
 }

@@ -30,9 +30,15 @@ type smarthost struct {
 	stdout *bufio.Reader
 }
 
+// What a sink says to recipients.
+const (
+	accepting = "250 2.1.5 ok"
+	deferring = "451 4.2.0 try again later"
+)
+
 // startSink starts a sink on the port and returns when it listens.
-func startSink(port int) (*smarthost, error) {
-	cmd := exec.Command("/proc/self/exe", sinkCommand, "127.0.0.1:"+strconv.Itoa(port))
+func startSink(port int, toRcpt string) (*smarthost, error) {
+	cmd := exec.Command("/proc/self/exe", sinkCommand, "127.0.0.1:"+strconv.Itoa(port), toRcpt)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -61,9 +67,9 @@ func (s *smarthost) stop() (c counts, err error) {
 	return c, errors.Join(err, s.cmd.Wait())
 }
 
-// sink is the server: it accepts every message and forgets it. It says that it listens by a line, ends with its
+// sink is the server: it forgets every message that it accepts. It says that it listens by a line, ends with its
 // standard input, and then prints its counts.
-func sink(address string) error {
+func sink(address, toRcpt string) error {
 	l, err := net.Listen("tcp4", address)
 	if err != nil {
 		return err
@@ -77,7 +83,7 @@ func sink(address string) error {
 				return
 			}
 			atomic.AddInt64(&c.Connections, 1)
-			go c.serve(conn)
+			go c.serve(conn, toRcpt)
 		}
 	}()
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
@@ -90,7 +96,7 @@ func sink(address string) error {
 
 // serve answers one client. Replies leave when the client has sent nothing more to read: a pipelined group of commands
 // gets one packet.
-func (c *counts) serve(conn net.Conn) {
+func (c *counts) serve(conn net.Conn, toRcpt string) {
 	defer conn.Close()
 	r, w := bufio.NewReaderSize(conn, 64<<10), bufio.NewWriterSize(conn, 4<<10)
 	reply := func(s string) { w.WriteString(s) } // the error comes back with Flush
@@ -108,9 +114,15 @@ func (c *counts) serve(conn net.Conn) {
 		switch string(bytes.ToUpper(line[:4])) {
 		case "EHLO":
 			reply("250-sink.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 SIZE 0\r\n")
-		case "MAIL", "RCPT", "RSET", "NOOP":
+		case "MAIL", "RSET", "NOOP":
 			reply("250 2.0.0 ok\r\n")
+		case "RCPT":
+			reply(toRcpt + "\r\n")
 		case "DATA":
+			if toRcpt != accepting {
+				reply("503 5.5.1 no recipients\r\n")
+				continue
+			}
 			reply("354 go on\r\n")
 			if err := w.Flush(); err != nil {
 				return

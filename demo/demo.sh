@@ -43,6 +43,7 @@ spool    = "DEMO/spool"
 domain   = "web1.example"
 relay    = "maildir:DEMO/Maildir"
 delivery = "queue"               # only queue; we want to look before it is delivered
+log      = "stderr"              # instead of syslog
 END
 run '$bin/queue-runner check'
 
@@ -70,6 +71,7 @@ config <<'END'
 spool    = "DEMO/spool"
 domain   = "web1.example"
 delivery = "queue"
+log      = "stderr"
 
 [transport.inbox]
 url = "maildir:DEMO/Maildir"
