@@ -1,0 +1,221 @@
+package smtp
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// A conn carries commands and replies, each with its deadline, and keeps the transcript.
+type conn struct {
+	raw net.Conn // to close: never waits for anything
+	rw  net.Conn // the same, or TLS over it
+	r   *bufio.Reader
+	log transcript
+
+	// What is never shown, even if a server repeats it to us.
+	secrets  []string
+	replacer *strings.Replacer
+
+	interrupted atomic.Bool // the caller has lost interest; raw is closed
+	limit       time.Duration
+	deadline    time.Time  // of the reply being read; zero until its first octet has to be waited for
+	sending     chan error // of a long group of commands on its way
+	sendErr     error      // we cannot be heard any more, but may still hear
+}
+
+func newConn(raw net.Conn) *conn {
+	c := &conn{raw: raw, rw: raw}
+	c.r = bufio.NewReaderSize(deadlineReader{c}, 2*maxLine)
+	return c
+}
+
+// watch hangs up when ctx is done. The function it returns ends that.
+func (c *conn) watch(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		c.interrupted.Store(true)
+		_ = c.raw.Close()
+	})
+}
+
+// close hangs up. TLS is not told: its farewell could block, and nobody waits for it.
+func (c *conn) close() {
+	_ = c.raw.Close() // whatever mattered has been answered
+	if c.sending != nil {
+		c.sendErr, c.sending = <-c.sending, nil
+	}
+}
+
+// A deadlineReader gives all the reads of one reply one deadline, which begins with the first: a server that sends an
+// octet now and then does not keep us longer than one that is silent.
+type deadlineReader struct{ c *conn }
+
+func (r deadlineReader) Read(p []byte) (int, error) {
+	c := r.c
+	if c.deadline.IsZero() {
+		c.deadline = time.Now().Add(c.limit)
+		if err := c.rw.SetReadDeadline(c.deadline); err != nil {
+			return 0, err
+		}
+	}
+	return c.rw.Read(p)
+}
+
+// reply reads the next reply, which may take as long as limit.
+func (c *conn) reply(limit time.Duration) (mail.Reply, error) {
+	r, err := c.receive(limit)
+	if err == nil {
+		c.log.heard(r)
+	}
+	return r, err
+}
+
+// lastWords is how long a reply may take when we cannot be heard any more.
+const lastWords = 5 * time.Second
+
+func (c *conn) receive(limit time.Duration) (mail.Reply, error) {
+	if c.sendErr != nil {
+		limit = min(limit, lastWords)
+	}
+	c.limit, c.deadline = limit, time.Time{}
+	r, err := readReply(c.r)
+	if err != nil {
+		return r, err
+	}
+	r.Text = c.redact(r.Text)
+	return r, nil
+}
+
+// challenge is reply for a step of AUTH. What the server asks then is kept out of the transcript.
+func (c *conn) challenge(limit time.Duration) (mail.Reply, error) {
+	r, err := c.receive(limit)
+	if err == nil && intermediate(r) {
+		c.log.heard(mail.Reply{Code: r.Code, Text: "***"})
+	} else if err == nil {
+		c.log.heard(r)
+	}
+	return r, err
+}
+
+// largeGroup is how much is written before replies are read. A server stops reading when nobody takes its replies, and
+// then both would wait for each other (RFC 2920 section 3.1); so much always fits on the way.
+const largeGroup = 8 << 10
+
+// send writes commands. Errors show when their replies are read: a server that hangs up has often said why.
+func (c *conn) send(commands []byte, limit time.Duration) {
+	c.log.said(commands)
+	c.sendQuietly(commands, limit)
+}
+
+// sendQuietly is send for what the transcript must not have.
+func (c *conn) sendQuietly(commands []byte, limit time.Duration) {
+	if len(commands) <= largeGroup {
+		_ = c.write(commands, limit)
+		return
+	}
+	if !c.sent(limit) {
+		return
+	}
+	// No deadline: as long as replies come in time, the server is reading, if slowly; when they do not, the
+	// connection is closed and the write ends.
+	if err := c.rw.SetWriteDeadline(time.Time{}); err != nil {
+		c.sendErr = err
+		return
+	}
+	c.sending = make(chan error, 1)
+	go func() {
+		_, err := c.rw.Write(commands)
+		c.sending <- err
+	}()
+}
+
+// sent waits until a long group of commands is out, and reports whether we can still be heard.
+func (c *conn) sent(limit time.Duration) bool {
+	if c.sending == nil {
+		return c.sendErr == nil
+	}
+	c.sendErr = c.rw.SetWriteDeadline(time.Now().Add(limit))
+	if err := <-c.sending; err != nil {
+		c.sendErr = err
+	}
+	c.sending = nil
+	return c.sendErr == nil
+}
+
+// write sends p as it is.
+func (c *conn) write(p []byte, limit time.Duration) error {
+	if !c.sent(limit) {
+		return c.sendErr
+	}
+	if c.sendErr = c.rw.SetWriteDeadline(time.Now().Add(limit)); c.sendErr == nil {
+		_, c.sendErr = c.rw.Write(p)
+	}
+	return c.sendErr
+}
+
+// hide keeps a secret out of everything that is shown from now on.
+func (c *conn) hide(secret string) {
+	if secret == "" {
+		return
+	}
+	c.secrets = append(c.secrets, secret, "***")
+	c.replacer = strings.NewReplacer(c.secrets...)
+}
+
+func (c *conn) redact(s string) string {
+	if c.replacer == nil {
+		return s
+	}
+	return c.replacer.Replace(s)
+}
+
+// why puts an error of the connection into the words that a report may have.
+func why(err error) string {
+	var errno syscall.Errno
+	var protocol protocolError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return "timed out"
+	case errors.As(err, &protocol):
+		return string(protocol)
+	case errors.As(err, &errno):
+		return errno.Error()
+	case errors.Is(err, net.ErrClosed):
+		return "connection closed"
+	default:
+		return err.Error()
+	}
+}
+
+// lost says what it means that a reply did not come, or was none. doing ends "while ...".
+func (s *Session) lost(doing string, err error) mail.Result {
+	s.broken = true
+	var protocol protocolError
+	switch {
+	case s.conn.interrupted.Load():
+		return s.delay(mail.OfUs, mail.EnhancedCode{4, 3, 2}, "interrupted while %s", doing)
+	case errors.As(err, &protocol):
+		return s.delay(mail.OfHost, mail.EnhancedCode{4, 5, 0}, "%s made a mistake while %s: %s", s.server.Host, doing, why(err))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return s.delay(mail.OfHost, mail.EnhancedCode{4, 4, 2}, "conversation with %s timed out while %s", s.server.Host, doing)
+	default:
+		return s.delay(mail.OfHost, mail.EnhancedCode{4, 4, 2}, "lost connection with %s while %s%s", s.server.Host, doing, detail(err))
+	}
+}
+
+// detail returns the cause of a lost connection unless it is just that.
+func detail(err error) string {
+	if text := why(err); text != "EOF" && text != "unexpected EOF" && text != "connection closed" {
+		return fmt.Sprintf(" (%s)", text)
+	}
+	return ""
+}

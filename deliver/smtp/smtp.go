@@ -1,0 +1,194 @@
+// Package smtp is the client's side of SMTP (RFC 5321): it opens a session with one server, hands it messages, and says
+// of each recipient what the server made of it.
+//
+// What is told apart is whom a failure speaks of, as a mail.Scope: the server's no to a recipient or to a message is
+// final if it says so (5xx); trouble of the server, of the way to it, or of our own never is.
+package smtp
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// A Server is where to connect and how. Only Host is needed.
+type Server struct {
+	Host  string       // name or address: what is looked up, and what the certificate must be for
+	Port  int          // 0 means 25, or 465 with ImplicitTLS
+	Addrs []netip.Addr // the addresses of Host in the order to try them; nil means to ask the system's resolver
+
+	TLS         TLSMode
+	ImplicitTLS bool           // TLS from the first octet (RFC 8314 section 3.3), whatever TLS says of verification
+	RootCAs     *x509.CertPool // nil means the system's
+
+	Hello string // our name for EHLO; "" means the address of our end of the connection (RFC 5321 section 4.1.4)
+
+	User     string                 // login; "" for none. A login is never tried without TLS
+	Password func() (string, error) // asked once, when the server is ready for it
+
+	MaxRecipients int // in one transaction if the server names no limit; 0 means 100 (RFC 5321 section 4.5.3.1.8)
+	Timeouts      Timeouts
+
+	// Dial connects; nil means a net.Dialer. Addresses are "192.0.2.1:25".
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// TLSMode says how much TLS a session needs.
+type TLSMode uint8
+
+const (
+	TLSNone   TLSMode = iota // not even when it is offered
+	TLSMay                   // when it is offered, with any certificate; in clear if the handshake fails
+	TLSVerify                // always, with a certificate for Host that RootCAs vouch for
+)
+
+// Timeouts says how long each step may take: one read, write or reply, which may have many lines. Zero values mean the
+// defaults, which follow RFC 5321 section 4.5.3.2.
+type Timeouts struct {
+	Connect   time.Duration // to one address; also for the lookup of the name (30 s)
+	Greeting  time.Duration // the banner (5 min)
+	Hello     time.Duration // EHLO, HELO, STARTTLS, and each step of AUTH (5 min)
+	TLS       time.Duration // the handshake (2 min)
+	Mail      time.Duration // MAIL, and sending any command (5 min)
+	Recipient time.Duration // RCPT (5 min)
+	Data      time.Duration // DATA (2 min)
+	Block     time.Duration // sending a block of content (3 min)
+	Final     time.Duration // the end of the content (10 min)
+	Reset     time.Duration // RSET (20 s)
+	Quit      time.Duration // QUIT, and whatever else a server says that we have given up (5 s)
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	for _, d := range []struct {
+		field   *time.Duration
+		usually time.Duration
+	}{
+		{&t.Connect, 30 * time.Second},
+		{&t.Greeting, 5 * time.Minute},
+		{&t.Hello, 5 * time.Minute},
+		{&t.TLS, 2 * time.Minute},
+		{&t.Mail, 5 * time.Minute},
+		{&t.Recipient, 5 * time.Minute},
+		{&t.Data, 2 * time.Minute},
+		{&t.Block, 3 * time.Minute},
+		{&t.Final, 10 * time.Minute},
+		{&t.Reset, 20 * time.Second},
+		{&t.Quit, 5 * time.Second},
+	} {
+		if *d.field == 0 {
+			*d.field = d.usually
+		}
+	}
+	return t
+}
+
+// withDefaults returns a copy of s without zero values that mean something else.
+func (s *Server) withDefaults() *Server {
+	c := *s
+	if c.Port == 0 {
+		c.Port = 25
+		if c.ImplicitTLS {
+			c.Port = 465
+		}
+	}
+	if c.MaxRecipients == 0 {
+		c.MaxRecipients = 100
+	}
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
+	c.Timeouts = c.Timeouts.withDefaults()
+	return &c
+}
+
+// check refuses what could only do harm on the wire.
+func (s *Server) check() error {
+	for i := range len(s.Hello) {
+		if c := s.Hello[i]; c <= ' ' || c > '~' {
+			return fmt.Errorf("%q is no name to introduce ourselves with", s.Hello)
+		}
+	}
+	if s.User == "" {
+		return nil
+	}
+	if s.TLS == TLSNone && !s.ImplicitTLS {
+		return fmt.Errorf("a login at %s needs TLS", s.Host)
+	}
+	if s.Password == nil {
+		return fmt.Errorf("no password for %s at %s", s.User, s.Host)
+	}
+	return nil
+}
+
+// A Session is a connection to a server that is ready for messages. It is used by one goroutine at a time.
+type Session struct {
+	server *Server
+	conn   *conn
+	relay  string // as mail.Result has it
+	tls    string // likewise
+
+	ext           extensions
+	verified      bool // the certificate is the server's
+	authenticated bool
+
+	clean  bool // no transaction since the last RSET or 2xx to the end of content
+	broken bool // out of step, or hung up on
+	closed bool
+	mails  int // transactions begun
+
+	command []byte // buffers, kept between messages
+	in, out []byte
+}
+
+// Usable reports whether the session can take another message, as far as we know: the server may have hung up
+// meanwhile, which only the next Deliver finds out.
+func (s *Session) Usable() bool {
+	return !s.closed && !s.broken && !s.conn.interrupted.Load() && (s.ext.mailMax == 0 || s.mails < s.ext.mailMax)
+}
+
+// Close says QUIT, waits a moment for the answer and hangs up. What the server says to that changes nothing.
+func (s *Session) Close() {
+	if s.closed {
+		return
+	}
+	s.closed = true
+	if !s.broken && !s.conn.interrupted.Load() {
+		s.conn.send([]byte("QUIT\r\n"), s.server.Timeouts.Quit)
+		_, _ = s.conn.reply(s.server.Timeouts.Quit)
+	}
+	s.conn.close()
+}
+
+// Transcript returns the end of the dialogue, at most some 8 KiB, with secrets blanked and content left out.
+func (s *Session) Transcript() string { return s.conn.log.String() }
+
+// said returns what the server's reply means for those whom it is about.
+func (s *Session) said(action mail.Action, scope mail.Scope, reply mail.Reply) mail.Result {
+	return mail.Result{Action: action, Scope: scope, Reply: reply, Relay: s.relay, Remote: true, TLS: s.tls}
+}
+
+// delay returns a deferral in our own words.
+func (s *Session) delay(scope mail.Scope, code mail.EnhancedCode, format string, args ...any) mail.Result {
+	r := mail.Delay(scope, code, format, args...)
+	r.Relay, r.TLS = s.relay, s.tls
+	r.Reply.Text = s.conn.redact(printable(r.Reply.Text))
+	return r
+}
+
+// fail returns a refusal in our own words: the server has announced that it would refuse.
+func (s *Session) fail(scope mail.Scope, code mail.EnhancedCode, format string, args ...any) mail.Result {
+	r := s.delay(scope, code, format, args...)
+	r.Action = mail.Failed
+	return r
+}
+
+// relayName returns the form of mail.Result.Relay.
+func relayName(host string, addr netip.Addr, port int) string {
+	return host + "[" + addr.String() + "]:" + strconv.Itoa(port)
+}

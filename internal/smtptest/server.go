@@ -1,0 +1,315 @@
+// Package smtptest runs an SMTP server on loopback that answers as its script says and remembers what it was sent, for
+// tests of clients and for demonstrations.
+package smtptest
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Options say how the server behaves. With their zero value it takes every message, in clear, with PIPELINING, SIZE,
+// 8BITMIME, SMTPUTF8, DSN and ENHANCEDSTATUSCODES.
+type Options struct {
+	Addr     string // where to listen; "" means any free port of 127.0.0.1
+	Hostname string // its name in the banner and the certificate; "" means mx.invalid
+
+	// Extensions are the lines of the EHLO reply, without STARTTLS and AUTH, which follow from the fields below. nil
+	// means those above, an empty slice means none.
+	Extensions []string
+
+	// Replies is the script. A key is the start of a command line, in any case, or one of the stages
+	//
+	//	CONNECT  the banner        TLS   the handshake
+	//	BODY     in the content    .     the end of the content
+	//
+	// and the longest key that fits counts. A value is the reply, its lines separated by "\n", or one of Close, Reset,
+	// Hang, or text that follows Raw. After a 421 the server hangs up.
+	Replies map[string]string
+
+	Certificate Certificate // what STARTTLS, or ImplicitTLS, presents; NoTLS: neither
+	ImplicitTLS bool        // TLS from the first octet
+	MaxTLS      uint16      // newest version spoken, as tls.VersionTLS12; 0: no limit
+
+	Users       map[string]string // passwords by user name; with any, MAIL needs a login
+	Mechanisms  []string          // offered, in this order; nil means all when there are users
+	AuthInClear bool              // they are offered before TLS too
+
+	MaxRecipients int  // for one transaction; those beyond get 452 4.5.3. 0: no limit
+	MaxMessages   int  // for one connection; then MAIL gets a 421. 0: no limit
+	Discard       bool // count messages, but keep neither them nor commands
+	Strict        bool // NewServer: the test fails if Violations has any
+
+	// OnCommand, if set, is called with each command line and stage before the server acts on it, from the goroutine
+	// of that connection.
+	OnCommand func(line string)
+}
+
+// What a script can do instead of answering.
+const (
+	Close = "!close" // hang up without a word
+	Reset = "!reset" // hang up with a TCP reset
+	Hang  = "!hang"  // say nothing until the client has gone
+	Raw   = "!raw "  // send what follows as it is, and go on
+)
+
+var defaultExtensions = []string{"PIPELINING", "SIZE 104857600", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES"}
+
+// A Message is what came in one transaction that ended in a 2xx reply.
+type Message struct {
+	Connection int    // counted from 1
+	Hello      string // the client's name
+	TLS        bool
+	User       string   // who logged in; "" for nobody
+	Sender     string   // without angle brackets
+	Params     []string // of MAIL
+	Recipients []Recipient
+	Content    []byte // without the dots added for transparency; every octet otherwise as it came
+	Pipelined  bool   // the command after MAIL had come before MAIL was answered
+}
+
+// A Recipient is a RCPT that got a 2xx reply.
+type Recipient struct {
+	Address string // without angle brackets
+	Params  []string
+}
+
+// A Server is listening until Close.
+type Server struct {
+	opts     Options
+	listener net.Listener
+	tls      *tls.Config
+	pool     *x509.CertPool
+	pem      []byte
+	serving  sync.WaitGroup
+
+	mu          sync.Mutex
+	replies     map[string]string
+	conns       map[net.Conn]bool
+	closed      bool
+	connections int
+	accepted    int
+	messages    []Message
+	commands    []string
+	violations  []string
+}
+
+// Start returns a server that is listening.
+func Start(opts Options) (*Server, error) {
+	if opts.Addr == "" {
+		opts.Addr = "127.0.0.1:0"
+	}
+	if opts.Hostname == "" {
+		opts.Hostname = "mx.invalid"
+	}
+	if opts.Extensions == nil {
+		opts.Extensions = defaultExtensions
+	}
+	if opts.Mechanisms == nil && len(opts.Users) > 0 {
+		opts.Mechanisms = allMechanisms()
+	}
+	s := &Server{opts: opts, replies: map[string]string{}, conns: map[net.Conn]bool{}, pool: x509.NewCertPool()}
+	for prefix, reply := range opts.Replies {
+		s.SetReply(prefix, reply)
+	}
+	if opts.Certificate != NoTLS {
+		if err := s.makeCertificate(); err != nil {
+			return nil, fmt.Errorf("make a certificate: %w", err)
+		}
+	}
+	listener, err := net.Listen("tcp", opts.Addr)
+	if err != nil {
+		return nil, err
+	}
+	s.listener = listener
+	s.serving.Go(s.accept)
+	return s, nil
+}
+
+// A TB is the part of testing.TB that NewServer needs; programs that are not tests use Start.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// NewServer starts a server that is closed when the test ends.
+func NewServer(t TB, opts Options) *Server {
+	t.Helper()
+	s, err := Start(opts)
+	if err != nil {
+		t.Fatalf("start an SMTP server: %v", err)
+	}
+	t.Cleanup(func() {
+		t.Helper()
+		if err := s.Close(); err != nil {
+			t.Errorf("close the SMTP server: %v", err)
+		}
+		if !opts.Strict {
+			return
+		}
+		for _, v := range s.Violations() {
+			t.Errorf("SMTP client: %s", v)
+		}
+	})
+	return s
+}
+
+func (s *Server) accept() {
+	for {
+		conn, err := s.listener.Accept()
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			_ = conn.Close()
+			return
+		}
+		s.connections++
+		number := s.connections
+		s.conns[conn] = true
+		s.mu.Unlock()
+		s.serving.Go(func() {
+			newSession(s, conn, number).run()
+			_ = conn.Close() // the client sees it; nobody else is interested
+			s.mu.Lock()
+			delete(s.conns, conn)
+			s.mu.Unlock()
+		})
+	}
+}
+
+// Close hangs up on everybody and waits until all is quiet.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	err := s.listener.Close()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	for conn := range s.conns {
+		_ = conn.Close()
+	}
+	s.mu.Unlock()
+	s.serving.Wait()
+	return err
+}
+
+// Addr returns where the server listens, as "127.0.0.1:2525".
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Host returns the address without the port.
+func (s *Server) Host() string { return s.listener.Addr().(*net.TCPAddr).IP.String() }
+
+// Port returns the port.
+func (s *Server) Port() int { return s.listener.Addr().(*net.TCPAddr).Port }
+
+// CertPool returns the authority that signed the server's certificate, unless Certificate says that nobody knows it.
+func (s *Server) CertPool() *x509.CertPool { return s.pool }
+
+// CertPEM returns the same authority as a file would have it.
+func (s *Server) CertPEM() []byte { return slices.Clone(s.pem) }
+
+// SetReply changes the script from now on; an empty reply takes the line out of it. See Options.Replies.
+func (s *Server) SetReply(prefix, reply string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if reply == "" {
+		delete(s.replies, strings.ToUpper(prefix))
+		return
+	}
+	s.replies[strings.ToUpper(prefix)] = reply
+}
+
+// scripted returns what the script says to line, or otherwise.
+func (s *Server) scripted(line, otherwise string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.replies) == 0 {
+		return otherwise
+	}
+	best, reply := -1, otherwise
+	line = strings.ToUpper(line)
+	for prefix, r := range s.replies {
+		if len(prefix) > best && strings.HasPrefix(line, prefix) {
+			best, reply = len(prefix), r
+		}
+	}
+	return reply
+}
+
+// Messages returns what was accepted so far, in order.
+func (s *Server) Messages() []Message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.messages)
+}
+
+// Accepted returns how many messages were accepted so far.
+func (s *Server) Accepted() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.accepted
+}
+
+// Connections returns how many connections there have been.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.connections
+}
+
+// Commands returns the command lines that came, without their ends, in order of arrival.
+func (s *Server) Commands() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.commands)
+}
+
+// Violations returns what no client may do and one did: bare CR or LF, a group of commands for a server without
+// PIPELINING or with something after a command that ends a group (RFC 2920 section 3.1), content before the 354.
+func (s *Server) Violations() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.violations)
+}
+
+func (s *Server) violation(format string, args ...any) {
+	const enough = 100
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.violations) < enough {
+		s.violations = append(s.violations, fmt.Sprintf(format, args...))
+	}
+}
+
+func (s *Server) note(line string) {
+	if !s.opts.Discard {
+		s.mu.Lock()
+		s.commands = append(s.commands, line)
+		s.mu.Unlock()
+	}
+	if s.opts.OnCommand != nil {
+		s.opts.OnCommand(line)
+	}
+}
+
+func (s *Server) keep(m Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.accepted++
+	if !s.opts.Discard {
+		s.messages = append(s.messages, m)
+	}
+}
+
+func allMechanisms() []string { return slices.Sorted(maps.Keys(mechanisms)) }

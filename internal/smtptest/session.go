@@ -1,0 +1,389 @@
+package smtptest
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A session is one connection. Its methods return errEnd, or an error of the connection, when it is over.
+type session struct {
+	server *Server
+	conn   net.Conn
+	r      *bufio.Reader
+	w      *bufio.Writer
+	number int
+
+	hello     string
+	tls       *tls.ConnectionState
+	user      string
+	inMail    bool
+	messages  int
+	message   Message // of the transaction under way
+	pipelined bool    // a group arrived: more was there before the command was answered
+}
+
+var errEnd = errors.New("the session is over")
+
+func newSession(s *Server, conn net.Conn, number int) *session {
+	c := &session{server: s, number: number}
+	c.use(conn)
+	return c
+}
+
+func (c *session) use(conn net.Conn) {
+	c.conn, c.r, c.w = conn, bufio.NewReaderSize(conn, 64<<10), bufio.NewWriter(conn)
+}
+
+// run serves the connection. Its end is nobody's error: clients come and go.
+func (c *session) run() {
+	if c.server.opts.ImplicitTLS && c.handshake() != nil {
+		return
+	}
+	c.server.note("CONNECT")
+	if _, err := c.answer("CONNECT", "220 "+c.server.opts.Hostname+" ESMTP"); err != nil {
+		return
+	}
+	for {
+		line, err := c.line()
+		if err != nil {
+			return
+		}
+		c.server.note(line)
+		if err := c.command(line); err != nil {
+			_ = c.w.Flush()
+			return
+		}
+	}
+}
+
+func (c *session) command(line string) error {
+	verb, _, _ := strings.Cut(strings.ToUpper(line), " ")
+	c.group(verb)
+	switch verb {
+	case "EHLO", "HELO":
+		return c.greet(verb, line)
+	case "STARTTLS":
+		return c.startTLS(line)
+	case "AUTH":
+		return c.auth(line)
+	case "MAIL":
+		return c.mail(line)
+	case "RCPT":
+		return c.rcpt(line)
+	case "DATA":
+		return c.data(line)
+	case "RSET":
+		c.inMail = false
+		return c.say(line, "250 2.0.0 forgotten")
+	case "NOOP":
+		return c.say(line, "250 2.0.0 fine")
+	case "QUIT":
+		if err := c.say(line, "221 2.0.0 bye"); err != nil {
+			return err
+		}
+		return errEnd
+	}
+	c.server.violation("unknown command %q", line)
+	return c.say(line, "500 5.5.1 no such command")
+}
+
+// group notes what came before the command was answered (RFC 2920 section 3.1).
+func (c *session) group(verb string) {
+	if c.pipelined = c.r.Buffered() > 0; !c.pipelined {
+		return
+	}
+	if !slices.Contains(c.server.opts.Extensions, "PIPELINING") {
+		c.server.violation("more before %s was answered, without PIPELINING", verb)
+	}
+	switch verb {
+	case "MAIL", "RCPT", "RSET":
+	default:
+		c.server.violation("more before %s was answered", verb)
+	}
+}
+
+func (c *session) greet(verb, line string) error {
+	c.hello = strings.TrimSpace(line[len(verb):])
+	c.inMail = false
+	if verb == "HELO" {
+		return c.say(line, "250 "+c.server.opts.Hostname)
+	}
+	lines := append([]string{c.server.opts.Hostname + " greets you"}, c.server.opts.Extensions...)
+	if c.server.tls != nil && c.tls == nil {
+		lines = append(lines, "STARTTLS")
+	}
+	if len(c.server.opts.Mechanisms) > 0 && (c.tls != nil || c.server.opts.AuthInClear) {
+		lines = append(lines, "AUTH "+strings.Join(c.server.opts.Mechanisms, " "))
+	}
+	return c.say(line, "250 "+strings.Join(lines, "\n"))
+}
+
+func (c *session) startTLS(line string) error {
+	if c.server.tls == nil || c.tls != nil {
+		return c.say(line, "502 5.5.1 no TLS here")
+	}
+	reply, err := c.answer(line, "220 2.0.0 go ahead")
+	if err != nil || reply[0] != '2' {
+		return err
+	}
+	if err := c.w.Flush(); err != nil {
+		return err
+	}
+	c.hello, c.inMail, c.user = "", false, ""
+	return c.handshake()
+}
+
+func (c *session) handshake() error {
+	c.server.note("TLS")
+	if _, err := c.answer("TLS", Raw); err != nil {
+		return err
+	}
+	if err := c.w.Flush(); err != nil {
+		return err
+	}
+	conn := tls.Server(c.conn, c.server.tls)
+	if err := conn.Handshake(); err != nil {
+		return err
+	}
+	state := conn.ConnectionState()
+	c.tls = &state
+	c.use(conn)
+	return nil
+}
+
+func (c *session) mail(line string) error {
+	o := &c.server.opts
+	switch {
+	case c.hello == "":
+		return c.say(line, "503 5.5.1 who are you?")
+	case c.inMail:
+		c.server.violation("MAIL within a transaction")
+		return c.say(line, "503 5.5.1 one at a time")
+	case len(o.Users) > 0 && c.user == "":
+		return c.say(line, "530 5.7.0 log in first")
+	case o.MaxMessages > 0 && c.messages >= o.MaxMessages:
+		return c.say(line, "421 4.7.0 enough of you")
+	}
+	pipelined := c.pipelined
+	reply, err := c.answer(line, "250 2.1.0 sender fine")
+	if err != nil || reply[0] != '2' {
+		return err
+	}
+	path, params := argument(line, "MAIL FROM:")
+	c.inMail = true
+	c.message = Message{
+		Connection: c.number, Hello: c.hello, TLS: c.tls != nil, User: c.user,
+		Sender: path, Params: params, Pipelined: pipelined,
+	}
+	return nil
+}
+
+func (c *session) rcpt(line string) error {
+	if !c.inMail {
+		return c.say(line, "503 5.5.1 no transaction")
+	}
+	usual := "250 2.1.5 recipient fine"
+	if n := c.server.opts.MaxRecipients; n > 0 && len(c.message.Recipients) >= n {
+		usual = "452 4.5.3 too many recipients"
+	}
+	reply, err := c.answer(line, usual)
+	if err != nil || reply[0] != '2' {
+		return err
+	}
+	path, params := argument(line, "RCPT TO:")
+	c.message.Recipients = append(c.message.Recipients, Recipient{path, params})
+	return nil
+}
+
+func (c *session) data(line string) error {
+	usual := "354 go ahead"
+	if !c.inMail || len(c.message.Recipients) == 0 {
+		usual = "554 5.5.1 no valid recipients"
+	}
+	reply, err := c.answer(line, usual)
+	if err != nil || reply[0] != '3' {
+		return err
+	}
+	content, err := c.content()
+	if err != nil {
+		return err
+	}
+	c.inMail = false
+	c.server.note(".")
+	reply = c.server.scripted(".", "250 2.0.0 taken")
+	if reply[0] == '2' && len(c.message.Recipients) > 0 {
+		c.message.Content = content
+		c.messages++
+		c.server.keep(c.message) // before the client hears of it, so that a test that waits for it finds the message
+	}
+	_, err = c.perform(reply)
+	return err
+}
+
+// content reads up to the lone dot. Only CRLF ends a line, so that a bare LF before a dot smuggles nothing.
+func (c *session) content() ([]byte, error) {
+	if err := c.w.Flush(); err != nil {
+		return nil, err
+	}
+	if _, err := c.r.Peek(1); err != nil {
+		return nil, err
+	}
+	if script := c.server.scripted("BODY", ""); script != "" {
+		c.server.note("BODY")
+		if reply, err := c.perform(script); err != nil || reply != "" {
+			return nil, errors.Join(errEnd, c.w.Flush())
+		}
+	}
+	var content []byte
+	atStart, afterCR := true, false
+	for {
+		b, err := c.r.ReadSlice('\n')
+		if err != nil && err != bufio.ErrBufferFull {
+			return nil, err
+		}
+		if atStart && b[0] == '.' {
+			if string(b) == ".\r\n" {
+				return content, nil
+			}
+			b = b[1:]
+		}
+		atStart, afterCR = c.checkLine(b, afterCR)
+		if !c.server.opts.Discard {
+			content = append(content, b...)
+		}
+	}
+}
+
+// checkLine looks for a CR without LF and a LF without CR in b, a line or a part of one that does not fit the buffer.
+// It returns whether b ends a line, and whether it ends in a CR whose LF may follow.
+func (c *session) checkLine(b []byte, afterCR bool) (ended, endsInCR bool) {
+	text, hasLF := bytes.CutSuffix(b, []byte("\n"))
+	if afterCR && len(text) > 0 {
+		c.server.violation("bare CR in the content")
+	}
+	text, hasCR := bytes.CutSuffix(text, []byte("\r"))
+	if bytes.IndexByte(text, '\r') >= 0 {
+		c.server.violation("bare CR in the content")
+	}
+	ended = hasLF && (hasCR || afterCR && len(text) == 0)
+	if hasLF && !ended {
+		c.server.violation("bare LF in the content")
+	}
+	return ended, hasCR && !hasLF
+}
+
+// line returns the next command line without its end. Replies are kept back until the client has nothing more to say.
+func (c *session) line() (string, error) {
+	if c.r.Buffered() == 0 {
+		if err := c.w.Flush(); err != nil {
+			return "", err
+		}
+	}
+	b, err := c.r.ReadSlice('\n')
+	if err != nil {
+		return "", err
+	}
+	line, found := bytes.CutSuffix(b, []byte("\r\n"))
+	if !found {
+		c.server.violation("bare LF after command %q", b)
+		line = b[:len(b)-1]
+	}
+	if bytes.ContainsAny(line, "\r\x00") {
+		c.server.violation("bare CR or NUL in command %q", line)
+	}
+	return string(line), nil
+}
+
+// say answers line as the script says, else with usual.
+func (c *session) say(line, usual string) error {
+	_, err := c.answer(line, usual)
+	return err
+}
+
+// answer is like say and returns the reply as well: never empty if the error is nil.
+func (c *session) answer(line, usual string) (string, error) {
+	reply, err := c.perform(c.server.scripted(line, usual))
+	if reply == "" {
+		reply = usual
+	}
+	return reply, err
+}
+
+// perform does what a line of the script says, and returns the reply if it was one.
+func (c *session) perform(script string) (string, error) {
+	switch script {
+	case Close:
+		return "", errEnd
+	case Reset:
+		if tcp, ok := c.raw().(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		_ = c.raw().Close()
+		return "", errEnd
+	case Hang:
+		if err := c.w.Flush(); err != nil {
+			return "", err
+		}
+		_, err := io.Copy(io.Discard, c.conn)
+		return "", errors.Join(errEnd, err)
+	}
+	if raw, ok := strings.CutPrefix(script, Raw); ok {
+		_, err := c.w.WriteString(raw)
+		if code, convErr := strconv.Atoi(raw[:min(3, len(raw))]); convErr == nil && code > 0 {
+			return raw, err
+		}
+		return "", err
+	}
+	if err := c.write(script); err != nil {
+		return "", err
+	}
+	if strings.HasPrefix(script, "421") {
+		return script, errEnd
+	}
+	return script, nil
+}
+
+func (c *session) raw() net.Conn {
+	if t, ok := c.conn.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return c.conn
+}
+
+// write sends a reply whose lines are separated by "\n"; the code stands only before the first.
+func (c *session) write(reply string) error {
+	first, rest, more := strings.Cut(reply, "\n")
+	for more {
+		if _, err := c.w.WriteString(first[:3] + "-" + strings.TrimLeft(first[3:], " -") + "\r\n"); err != nil {
+			return err
+		}
+		first, rest, more = strings.Cut(rest, "\n")
+		first = reply[:3] + " " + first
+	}
+	_, err := c.w.WriteString(first + "\r\n")
+	return err
+}
+
+// argument splits "MAIL FROM:<path> A=1 B" into path and parameters.
+func argument(line, prefix string) (path string, params []string) {
+	rest := strings.TrimSpace(line[min(len(prefix), len(line)):])
+	quoted := false
+	for i := 0; i < len(rest); i++ {
+		switch {
+		case rest[i] == '\\' && quoted:
+			i++
+		case rest[i] == '"':
+			quoted = !quoted
+		case rest[i] == '>' && !quoted:
+			return strings.TrimPrefix(rest[:i], "<"), strings.Fields(rest[i+1:])
+		}
+	}
+	return rest, nil
+}
