@@ -1,0 +1,315 @@
+package main
+
+import (
+	"crypto/x509"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/postrider/postrider/deliver"
+	"github.com/postrider/postrider/internal/config"
+)
+
+// check writes to w what is configured, in words. Its error, a *config.Error, counts what would keep mail from going
+// where the configuration says; what is merely odd is a note.
+func check(cfg *config.Config, w io.Writer) error {
+	r := report{cfg: cfg}
+	r.names()
+	r.routes()
+	r.rewriting()
+	r.retries()
+	r.findings()
+	if _, err := io.WriteString(w, r.text.String()); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	if n := len(r.problems); n > 0 {
+		return &config.Error{File: fileOf(cfg), Text: count(n, "problem")}
+	}
+	return nil
+}
+
+// fileOf returns the file that was read, or would be if it existed.
+func fileOf(cfg *config.Config) string {
+	if cfg.File == "" {
+		return config.Default()
+	}
+	return cfg.File
+}
+
+// A report is what check writes, and what it found on the way.
+type report struct {
+	cfg      *config.Config
+	text     strings.Builder
+	problems []string // mail does not get through
+	notes    []string // something that was perhaps not meant so
+}
+
+func (r *report) printf(format string, args ...any) { fmt.Fprintf(&r.text, format, args...) }
+
+func (r *report) names() {
+	file := r.cfg.File
+	if file == "" {
+		file = "none; there is no " + config.Default()
+	}
+	spool := r.cfg.Spool
+	if _, err := os.Stat(spool); err != nil {
+		spool += " (not there yet)"
+	}
+	size := "of any size"
+	if n := r.cfg.MaxMessageSize; n > 0 {
+		size = "up to " + octets(n)
+	}
+	for _, line := range []struct{ name, value string }{
+		{"configuration", file},
+		{"spool", spool},
+		{"host name", r.cfg.Hostname},
+		{"domain", r.cfg.Domain + ", appended to addresses without one"},
+		{"messages", size},
+		{"delivery", deliveryWords[r.cfg.Delivery]},
+		{"log", logWords[r.cfg.Log]},
+	} {
+		r.printf("%-15s%s\n", line.name, line.value)
+	}
+}
+
+var deliveryWords = map[string]string{
+	config.DeliverBackground: "sendmail starts a pass as soon as it has queued a message, if it may",
+	config.DeliverQueue:      "sendmail queues; a pass is started by something else",
+}
+
+var logWords = map[string]string{
+	config.LogAuto:   "to the terminal or journal that standard error is, otherwise to syslog",
+	config.LogStderr: "to standard error",
+	config.LogSyslog: "to syslog",
+}
+
+func (r *report) routes() {
+	if len(r.cfg.Routes) == 0 {
+		r.printf("\nMail goes nowhere: it waits in the spool.\n")
+		r.problems = append(r.problems, "no route: set relay in "+fileOf(r.cfg))
+		return
+	}
+	r.printf("\nMail goes where the first line that fits says:\n")
+	for i, route := range r.cfg.Routes {
+		t := r.cfg.Transports[route.Transport]
+		r.printf("  %s: %s (%s)\n", matchWords(route, i > 0), transportWords(t), t.Name)
+	}
+}
+
+// matchWords says which mail a route takes.
+func matchWords(route config.Route, other bool) string {
+	words := "all mail"
+	switch {
+	case len(route.To) > 0:
+		words = "mail for " + patternWords(route.To)
+	case other:
+		words = "all other mail"
+	}
+	if len(route.From) > 0 {
+		words += " from " + patternWords(route.From)
+	}
+	if n := route.MinAttempts; n > 0 {
+		words += " after " + count(n, "attempt")
+	}
+	return words
+}
+
+func patternWords(patterns []string) string {
+	const most = 8
+	var words []string
+	for _, p := range patterns {
+		if domain, below := strings.CutPrefix(p, "."); below {
+			words = append(words, domain+" and everything below")
+		} else if !slices.Contains(patterns, "."+p) {
+			words = append(words, p)
+		}
+	}
+	if n := len(words) - most; n > 0 {
+		words = append(words[:most], strconv.Itoa(n)+" more")
+	}
+	return strings.Join(words, ", ")
+}
+
+func transportWords(t config.Transport) string {
+	switch t.Scheme {
+	case "maildir":
+		return "Maildir " + t.Path
+	case "discard":
+		return "thrown away, as if it had been delivered"
+	case "fail":
+		return "bounced with the text " + strconv.Quote(t.Text)
+	}
+	host := t.Host
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	words := fmt.Sprintf("%s to %s:%d, %s", t.Scheme, host, t.Port, tlsWords(t))
+	if t.User != "" {
+		words += ", login " + t.User
+	}
+	return words + ", at most " + count(t.Concurrency, "session")
+}
+
+func tlsWords(t config.Transport) string {
+	switch {
+	case t.TLS == config.TLSVerify:
+		return "TLS with a verified certificate"
+	case t.TLS == config.TLSNone:
+		return "in clear"
+	case t.Scheme == "submissions":
+		return "TLS with any certificate"
+	default:
+		return "TLS if offered"
+	}
+}
+
+func (r *report) rewriting() {
+	if len(r.cfg.Rewrite) == 0 {
+		return
+	}
+	r.printf("\nSenders are rewritten:\n")
+	var froms []string
+	for from := range r.cfg.Rewrite {
+		froms = append(froms, from)
+	}
+	slices.Sort(froms)
+	for _, from := range froms {
+		r.printf("  %s becomes %s\n", from, r.cfg.Rewrite[from])
+	}
+}
+
+func (r *report) retries() {
+	retry := deliver.Retry(r.cfg.Retry)
+	if retry.Attempts == 1 {
+		r.printf("\nMail is tried once; if it is deferred, it is given up.\n")
+		return
+	}
+	r.printf("\nDeferred mail is tried again %s, until it is %s old", waitWords(retry), age(retry.Expire))
+	if retry.Attempts > 0 {
+		r.printf(" or %d attempts have been made", retry.Attempts)
+	}
+	r.printf(".\n")
+}
+
+// waitWords lists the waits between attempts, until they no longer grow or there are no more: "after 5m, then every 10m".
+func waitWords(retry deliver.Retry) string {
+	const most = 8
+	var waits []string
+	end := ""
+	var total time.Duration
+	for n := 1; total < retry.Expire && n != retry.Attempts; n++ {
+		wait := retry.Wait(n)
+		if retry.Wait(n+1) == wait && n+1 != retry.Attempts {
+			end = "every " + short(wait)
+			break
+		}
+		if n > most {
+			end = "longer and longer up to " + short(retry.MaxWait)
+			break
+		}
+		waits = append(waits, short(wait))
+		total += wait
+	}
+	switch {
+	case len(waits) == 0:
+		return end
+	case end != "":
+		end = ", then " + end
+	}
+	return "after " + strings.Join(waits, ", ") + end
+}
+
+// findings looks at what the configuration names, and writes what is wrong.
+func (r *report) findings() {
+	var names []string
+	for name := range r.cfg.Transports {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		r.lookAt(r.cfg.Transports[name])
+	}
+	for i, route := range r.cfg.Routes {
+		if len(route.To)+len(route.From)+route.MinAttempts == 0 && i < len(r.cfg.Routes)-1 {
+			r.notes = append(r.notes, fmt.Sprintf("route %d takes all mail; those behind it have no effect", i+1))
+			break
+		}
+	}
+	if len(r.problems)+len(r.notes) > 0 {
+		r.printf("\n")
+	}
+	for _, p := range r.problems {
+		r.printf("problem: %s\n", p)
+	}
+	for _, n := range r.notes {
+		r.printf("note: %s\n", n)
+	}
+}
+
+func (r *report) lookAt(t config.Transport) {
+	if t.PasswordFile != "" {
+		if _, err := config.ReadPassword(t.PasswordFile); err != nil {
+			r.problems = append(r.problems, fmt.Sprintf("transport %s: %v", t.Name, err))
+		}
+	}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err == nil && !x509.NewCertPool().AppendCertsFromPEM(pem) {
+			err = fmt.Errorf("no certificate in %s", t.CAFile)
+		}
+		if err != nil {
+			r.problems = append(r.problems, fmt.Sprintf("transport %s: %v", t.Name, err))
+		}
+	}
+	if t.TLS != config.TLSVerify && t.CAFile != "" {
+		r.notes = append(r.notes, fmt.Sprintf("transport %s: ca_file has an effect only with tls = \"verify\"", t.Name))
+	}
+	if !slices.ContainsFunc(r.cfg.Routes, func(route config.Route) bool { return route.Transport == t.Name }) {
+		r.notes = append(r.notes, fmt.Sprintf("transport %s: no route leads to it", t.Name))
+	}
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return strconv.Itoa(n) + " " + what + "s"
+}
+
+// octets writes a size in the largest unit that divides it.
+func octets(n int64) string {
+	for _, u := range []struct {
+		name string
+		size int64
+	}{{"GB", 1 << 30}, {"MB", 1 << 20}, {"KB", 1 << 10}} {
+		if n%u.size == 0 {
+			return fmt.Sprintf("%d %s", n/u.size, u.name)
+		}
+	}
+	return fmt.Sprintf("%d octets", n)
+}
+
+// short writes a duration without its zeros: 16h, not 16h0m0s.
+func short(d time.Duration) string {
+	s := d.Round(time.Second).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// age writes a duration in days if it is some.
+func age(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= day && d%day == 0 {
+		return count(int(d/day), "day")
+	}
+	return short(d)
+}

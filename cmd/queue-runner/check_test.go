@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/postrider/postrider/deliver"
+	"github.com/postrider/postrider/internal/config"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// TestCheck reads each testdata/check/NAME.toml, in which TMP stands for a directory with a good password, an open one
+// and a certificate file without certificates, and compares what check says with NAME.txt.
+func TestCheck(t *testing.T) {
+	files, err := filepath.Glob("testdata/check/*.toml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no configurations to check: %v", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			dir := t.TempDir()
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, filepath.Join(dir, "postrider.toml"), strings.ReplaceAll(string(text), "TMP", dir), 0o644)
+			writeFile(t, filepath.Join(dir, "password"), "opensesame\n", 0o600)
+			writeFile(t, filepath.Join(dir, "open"), "opensesame\n", 0o644)
+			writeFile(t, filepath.Join(dir, "ca.pem"), "opensesame\n", 0o644)
+			cfg, err := config.Load(filepath.Join(dir, "postrider.toml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.ReplaceAll(checkWords(t, cfg), dir, "TMP")
+			if strings.Contains(got, "sesame") {
+				t.Errorf("the password is shown:\n%s", got)
+			}
+			compare(t, strings.TrimSuffix(file, ".toml")+".txt", got)
+		})
+	}
+}
+
+// TestCheckWithoutFile checks what a user who tries things out has, and what a fresh installation has.
+func TestCheckWithoutFile(t *testing.T) {
+	cfg := &config.Config{
+		Spool: "/nonexistent/postrider", Hostname: "web1", Domain: "web1", MaxMessageSize: 1000, Delivery: config.DeliverBackground, Log: config.LogAuto,
+		Retry: config.Retry{First: time.Minute, Factor: 1, MaxWait: time.Hour, Expire: time.Hour},
+	}
+	compare(t, "testdata/check/no-file.txt", checkWords(t, cfg))
+	cfg.Transports = map[string]config.Transport{"maildir": {Name: "maildir", Scheme: "maildir", Path: "/nonexistent/postrider/Maildir", Concurrency: 4}}
+	cfg.Routes = []config.Route{{Transport: "maildir"}}
+	compare(t, "testdata/check/no-file-private.txt", checkWords(t, cfg))
+}
+
+// checkWords returns what check writes, with its error in a last line.
+func checkWords(t *testing.T, cfg *config.Config) string {
+	t.Helper()
+	var b bytes.Buffer
+	err := check(cfg, &b)
+	if err == nil {
+		return b.String()
+	}
+	var mistake *config.Error
+	if !errors.As(err, &mistake) {
+		t.Errorf("check = %T, want *config.Error", err)
+	}
+	return b.String() + "error: " + err.Error() + "\n"
+}
+
+func compare(t *testing.T, golden, got string) {
+	t.Helper()
+	if *update {
+		writeFile(t, golden, got, 0o644)
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", golden, diff)
+	}
+}
+
+func writeFile(t *testing.T, path, text string, mode os.FileMode) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, os.ErrClosed }
+
+func TestCheckCannotWrite(t *testing.T) {
+	if err := check(&config.Config{Retry: config.Retry{Expire: 1}}, brokenWriter{}); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("check = %v, want %v", err, os.ErrClosed)
+	}
+}
+
+func TestWaitWords(t *testing.T) {
+	const day = 24 * time.Hour
+	tests := []struct {
+		retry deliver.Retry
+		want  string
+	}{
+		{deliver.Retry{First: 450 * time.Second, Factor: 2, MaxWait: 16 * time.Hour, Expire: 5 * day}, "after 7m30s, 15m, 30m, 1h, 2h, 4h, 8h, then every 16h"},
+		{deliver.Retry{First: 5 * time.Minute, Factor: 1, MaxWait: time.Hour, Expire: day}, "every 5m"},
+		{deliver.Retry{First: time.Minute, Factor: 10, MaxWait: 12 * time.Hour, Expire: time.Hour}, "after 1m, 10m, 1h40m"},
+		{deliver.Retry{First: time.Minute, Factor: 2, MaxWait: time.Hour, Expire: day, Attempts: 3}, "after 1m, 2m"},
+		{deliver.Retry{First: time.Minute, Factor: 1, MaxWait: time.Hour, Expire: day, Attempts: 3}, "every 1m"},
+		{deliver.Retry{First: time.Minute, Factor: 1, MaxWait: time.Hour, Expire: day, Attempts: 2}, "after 1m"},
+		{deliver.Retry{First: time.Minute, Factor: 1.1, MaxWait: time.Hour, Expire: day}, "after 1m, 1m6s, 1m13s, 1m20s, 1m28s, 1m37s, 1m46s, 1m57s, then longer and longer up to 1h"},
+	}
+	for _, tt := range tests {
+		if got := waitWords(tt.retry); got != tt.want {
+			t.Errorf("waitWords(%+v):\n got %s\nwant %s", tt.retry, got, tt.want)
+		}
+	}
+}
