@@ -1,0 +1,266 @@
+package submit
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"mime"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// maxHops is how many Received fields a message may come with. RFC 5321 section 6.3 asks for a limit of at least 100.
+const maxHops = 100
+
+// A mending is the work on the header of one message.
+type mending struct {
+	host *Host
+	*Submission
+	header []byte
+
+	hops   int
+	resent bool                     // the message is sent once more: what we add is about that (RFC 5322 section 3.6.6)
+	has    [droppedName + 1][2]bool // by name, and by whether it is resent: the field is there and not empty
+	to     [2][]string              // values of To, Cc and Bcc, and of the same resent
+}
+
+// survey goes through the header once.
+func (m *mending) survey() error {
+	for f := range fields(m.header) {
+		resent := 0
+		if f.resent {
+			resent, m.resent = 1, true
+		}
+		switch f.name {
+		case receivedName:
+			m.hops++
+		case toName, ccName, bccName:
+			if m.HeaderRecipients {
+				m.to[resent] = append(m.to[resent], string(f.value))
+			}
+		}
+		m.has[f.name][resent] = m.has[f.name][resent] || !f.isEmpty()
+	}
+	if m.hops > maxHops {
+		return Refuse(ExitData, mail.EnhancedCode{5, 4, 6}, "too many hops: %d Received fields, at most %d are allowed; the mail is in a loop (5.4.6)", m.hops, maxHops)
+	}
+	return nil
+}
+
+// address completes the envelope.
+func (m *mending) address() error {
+	m.Sender = m.host.sender(m.Sender)
+	given := m.Recipients
+	m.Recipients = make([]mail.Recipient, 0, len(given))
+	seen := make(map[mail.Path]bool, len(given))
+	add := func(r mail.Recipient) {
+		r.Path = m.host.qualify(r.Path)
+		if key := fold(r.Path); !seen[key] {
+			seen[key] = true
+			m.Recipients = append(m.Recipients, r)
+		}
+	}
+	for _, r := range given {
+		add(r)
+	}
+	values := m.to[0]
+	if len(m.to[1]) > 0 {
+		values = m.to[1]
+	}
+	for _, value := range values {
+		list, err := mail.ParseAddressList(value)
+		if err != nil {
+			return Refuse(ExitData, mail.EnhancedCode{5, 1, 3}, "not an address in the header: %w", err)
+		}
+		for _, box := range list {
+			if !box.Path.IsNull() {
+				add(mail.Recipient{Path: box.Path, Notify: m.Notify})
+			}
+		}
+	}
+	if len(m.Recipients) > 0 {
+		return nil
+	}
+	if m.HeaderRecipients {
+		return Refuse(ExitUsage, mail.EnhancedCode{5, 5, 1}, "no recipients in the header")
+	}
+	return ErrNoRecipients
+}
+
+// ErrNoRecipients is the error for an envelope without recipients.
+var ErrNoRecipients = Refuse(ExitUsage, mail.EnhancedCode{5, 5, 1}, "no recipients; name them on the command line or use -t")
+
+// fold returns what two paths to one mailbox have in common: the case of the domain means nothing, that of the local part
+// is for its host to judge (RFC 5321 section 2.4).
+func fold(p mail.Path) mail.Path {
+	domain := p.Domain()
+	if strings.HasSuffix(p.Address(), domain) {
+		return p
+	}
+	folded, err := mail.ParsePath(p.Local() + "@" + domain)
+	if err != nil {
+		return p
+	}
+	return folded
+}
+
+// qualify appends the domain to a bare address.
+func (h *Host) qualify(p mail.Path) mail.Path {
+	if p.IsNull() || p.Domain() != "" {
+		return p
+	}
+	full, err := mail.ParsePath(p.Address() + "@" + h.Domain)
+	if err != nil {
+		return p // too long with the domain: whoever it is sent to will say so
+	}
+	return full
+}
+
+// sender qualifies the address of a sender, and replaces it if the host has another one for it.
+func (h *Host) sender(p mail.Path) mail.Path {
+	p = h.qualify(p)
+	to, ok := h.Rewrite[strings.ToLower(p.Address())]
+	if !ok || p.IsNull() {
+		return p
+	}
+	rewritten, err := mail.ParsePath(to)
+	if err != nil || rewritten.IsNull() {
+		return p
+	}
+	return rewritten
+}
+
+// writeHeader writes the header with what is missing added, what must go left out, and addresses completed. id is the
+// queue ID, which the Received field tells.
+func (m *mending) writeHeader(w *meter, id mail.ID) {
+	w.field(m.received(id))
+	if !m.AsIs {
+		m.writeMissing(w, id)
+	}
+	for f := range fields(m.header) {
+		switch f.name {
+		case bccName, droppedName:
+			continue
+		case dateName, messageIDName, fromName:
+			if !m.AsIs && f.isEmpty() {
+				continue // one of ours stands in its place
+			}
+		}
+		if convert := m.converter(f.name); convert != nil && !m.AsIs {
+			w.fieldWithAddresses(f, convert)
+		} else {
+			w.field(f.raw)
+		}
+	}
+}
+
+// converter returns what becomes of addresses in a field; nil if it has none that concern us.
+func (m *mending) converter(name fieldName) func(mail.Path) mail.Path {
+	switch name {
+	case fromName, senderName:
+		return m.host.sender
+	case toName, ccName, replyToName:
+		return m.host.qualify
+	}
+	return nil
+}
+
+// received is the trace of this step (RFC 5321 section 4.4). Who runs the machine looks for the user ID.
+func (m *mending) received(id mail.ID) []byte {
+	from := ""
+	if m.Submitter >= 0 {
+		from = fmt.Sprintf(", from userid %d", m.Submitter)
+	}
+	return fmt.Appendf(nil, "Received: by %s (postrider%s)\r\n\tid %s; %s\r\n", m.host.Name, from, id, m.date())
+}
+
+func (m *mending) date() string { return m.Arrival.Format(time.RFC1123Z) }
+
+// writeMissing adds the fields that RFC 5322 section 3.6 demands, and Message-ID.
+func (m *mending) writeMissing(w *meter, id mail.ID) {
+	prefix, resent := "", 0
+	if m.resent {
+		prefix, resent = "Resent-", 1
+	}
+	if !m.has[dateName][resent] {
+		w.field(fmt.Appendf(nil, "%sDate: %s\r\n", prefix, m.date()))
+	}
+	if !m.has[fromName][resent] {
+		w.field(fmt.Appendf(nil, "%sFrom: %s\r\n", prefix, m.author()))
+	}
+	if !m.has[messageIDName][resent] {
+		// The random part keeps apart machines that share a name.
+		w.field(fmt.Appendf(nil, "%sMessage-ID: <%s.%08x@%s>\r\n", prefix, id, rand.Uint32(), m.host.Name))
+	}
+}
+
+// author returns the mailbox for a From field that is missing.
+func (m *mending) author() string {
+	p := m.Sender
+	if p.IsNull() {
+		if login, err := mail.ParsePath(m.Author.Login); err == nil {
+			p = m.host.sender(login)
+		}
+	}
+	if phrase := formatPhrase(m.Author.Name); phrase != "" {
+		return phrase + " " + p.String()
+	}
+	return p.Address()
+}
+
+// maxName is how long a display name may be: encoded, it must still fit on one line. A longer one is none.
+const maxName = 250
+
+// formatPhrase returns a display name as a phrase (RFC 5322 section 3.2.5), encoded if need be (RFC 2047).
+func formatPhrase(name string) string {
+	name = strings.TrimSpace(name)
+	plain, ascii := true, true
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c < ' ' || c == 0x7f:
+			return ""
+		case c >= 0x80:
+			ascii = false
+		case strings.IndexByte(`()<>[]:;@\,."`, c) >= 0:
+			plain = false
+		}
+	}
+	switch {
+	case len(name) > maxName:
+		return ""
+	case !ascii && utf8.ValidString(name):
+		return mime.BEncoding.Encode("utf-8", name)
+	case !ascii:
+		return mime.BEncoding.Encode("unknown-8bit", name) // RFC 1428 section 3
+	case plain:
+		return name
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(name) + `"`
+}
+
+// field writes a field, which comes with its line ends.
+func (m *meter) field(raw []byte) {
+	for line := range bytes.Lines(raw) {
+		m.piece(bytes.TrimSuffix(line, []byte("\r\n")), true)
+	}
+}
+
+// fieldWithAddresses writes a field with the addresses in it converted, and everything else as it is.
+func (m *meter) fieldWithAddresses(f field, convert func(mail.Path) mail.Path) {
+	value := string(f.value)
+	list, _ := mail.ParseAddressList(value) // what is no address stays as it is
+	name := f.raw[:len(f.raw)-len("\r\n")-len(value)]
+	out := append(make([]byte, 0, len(f.raw)+64), name...)
+	done := 0
+	for _, box := range list {
+		if to := convert(box.Path); to != box.Path {
+			out = append(append(out, value[done:box.Start]...), to.Address()...)
+			done = box.End
+		}
+	}
+	out = append(append(out, value[done:]...), '\r', '\n')
+	m.field(out)
+}

@@ -1,0 +1,160 @@
+// Package submit turns what a program hands in into a message in the spool: it mends the content until it is valid
+// Internet mail (RFC 5322), completes the envelope, and has the message file written. The command line of sendmail, and
+// whatever else takes submissions, share it.
+package submit
+
+import (
+	"errors"
+	"io"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool/drop"
+)
+
+// A Host is what the mending needs to know of the machine.
+type Host struct {
+	Name    string            // in Received and Message-ID fields
+	Domain  string            // appended to bare addresses
+	Rewrite map[string]string // sender address to sender address, in envelope and header; keys in lower case
+	MaxSize int64             // of a message in wire form, in octets; 0 means no limit
+}
+
+// A Submission is what a program hands in.
+type Submission struct {
+	// Envelope is taken as it is given, but bare addresses get the domain, the sender is rewritten, and recipients that
+	// are named twice are served once. Arrival must be set.
+	mail.Envelope
+	Content io.Reader
+
+	Author Author // for a From field, if there is none
+	// HeaderRecipients adds the addresses in To, Cc and Bcc to the recipients; if there are any Resent-To, Resent-Cc or
+	// Resent-Bcc, those instead. They get the Notify.
+	HeaderRecipients bool
+	Notify           mail.Notify
+	// Dots lets a line of one dot end the content, and drops the first of two dots at the start of a line.
+	Dots bool
+	// AsIs keeps the header apart from what must never leave a machine: Bcc, Return-Path and Content-Length.
+	AsIs bool
+}
+
+// An Author is who is named in a From field that we write.
+type Author struct {
+	Login string // the address, if the sender of the envelope is null
+	Name  string // display name, not encoded; "" for none
+}
+
+// A Pending is a message that has been written but is not in the queue. Every Pending ends with Commit or Abort.
+type Pending struct {
+	w *drop.Writer
+	meter
+}
+
+// Commit puts the message into the queue, under the ID it returns. When the error is nil the message is there for good;
+// otherwise it is not there, and the error is an *Error.
+func (p *Pending) Commit() (mail.ID, error) {
+	id, err := p.w.Commit(p.facts)
+	if err != nil {
+		return "", NotQueued(err)
+	}
+	return id, nil
+}
+
+// Abort forgets the message.
+func (p *Pending) Abort() error { return p.w.Abort() }
+
+// Receive reads the content to its end, and writes the message into dir. The error is an *Error; then nothing is left in
+// dir, and some of the content may not have been read.
+func (h *Host) Receive(dir *drop.Dir, s Submission) (*Pending, error) {
+	lines := newLineReader(s.Content, s.Dots)
+	header, body, ends, err := readHeader(lines)
+	if err != nil {
+		return nil, err
+	}
+	m := mending{host: h, Submission: &s, header: header}
+	if err := m.survey(); err != nil {
+		return nil, err
+	}
+	if err := m.address(); err != nil {
+		return nil, err
+	}
+	w, err := dir.Create(&s.Envelope)
+	if err != nil {
+		return nil, NotQueued(err)
+	}
+	p := &Pending{w: w, meter: meter{to: w, maxSize: h.MaxSize}}
+	m.writeHeader(&p.meter, w.ID())
+	p.endHeader()
+	p.piece(body, ends)
+	if err := p.copy(lines); err != nil {
+		return nil, errors.Join(err, w.Abort())
+	}
+	return p, nil
+}
+
+// copy takes the rest of the lines.
+func (p *Pending) copy(lines *lineReader) error {
+	for {
+		if p.err != nil {
+			return p.err
+		}
+		piece, ends, err := lines.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return unreadable(err)
+		}
+		p.piece(piece, ends)
+	}
+}
+
+// A meter writes content, and measures it on the way.
+type meter struct {
+	to      io.Writer
+	maxSize int64
+	size    int64
+	line    int // length of the current line so far
+	facts   mail.Facts
+	err     *Error // the first one met; nothing is written after it
+}
+
+// piece writes a piece of a line, and the line's end if it ends after it.
+func (m *meter) piece(b []byte, ends bool) {
+	m.line += len(b)
+	m.facts.EightBit = m.facts.EightBit || hasHighBit(b)
+	m.write(b)
+	if ends {
+		m.facts.LongestLine = max(m.facts.LongestLine, m.line)
+		m.line = 0
+		m.write([]byte("\r\n"))
+	}
+}
+
+// endHeader writes the blank line after the header.
+func (m *meter) endHeader() {
+	m.facts.HeaderUTF8 = m.facts.EightBit
+	m.piece(nil, true)
+}
+
+func (m *meter) write(b []byte) {
+	if m.err != nil || len(b) == 0 {
+		return
+	}
+	m.size += int64(len(b))
+	if m.maxSize > 0 && m.size > m.maxSize {
+		m.err = Refuse(ExitUnavailable, mail.EnhancedCode{5, 3, 4}, "message is larger than %d octets, which is all that is allowed here", m.maxSize)
+		return
+	}
+	if _, err := m.to.Write(b); err != nil {
+		m.err = NotQueued(err)
+	}
+}
+
+func hasHighBit(b []byte) bool {
+	for _, c := range b {
+		if c >= 0x80 {
+			return true
+		}
+	}
+	return false
+}
