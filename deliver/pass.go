@@ -34,7 +34,7 @@ type pass struct {
 	events   chan event
 	sessions int // workers running
 	hops     map[string]*hopWork
-	retried  map[mail.ID]bool // messages that were given a second session at once
+	retried  map[mail.ID]int // how often messages were given another session at once
 	stop     <-chan struct{}
 	stopping bool
 	busy     time.Duration // when to look again for a submission that was being written; 0 if there was none
@@ -66,7 +66,7 @@ const maxGroup = 500
 func newPass(s *spool.Spool, o Options) *pass {
 	return &pass{
 		clerk: clerk{&o, s}, events: make(chan event, maxGroup),
-		hops: map[string]*hopWork{}, retried: map[mail.ID]bool{},
+		hops: map[string]*hopWork{}, retried: map[mail.ID]int{},
 	}
 }
 
@@ -193,11 +193,8 @@ func (p *pass) claim(hop string, w *hopWork, proven bool) ([]spool.Claim, error)
 		most = sessionPart
 	}
 	claims, err := p.spool.Claim(hop, p.Now(), most, p.Retry.Wait)
-	n := 0
-	for _, c := range claims {
-		n += len(c.Recipients)
-	}
-	w.more = n == most
+	// A claim may end early at a message with very many recipients: then the worker's next question finds the rest.
+	w.more = len(claims) == most
 	return claims, err
 }
 
@@ -249,8 +246,8 @@ func (p *pass) commit(group []event) error {
 	var settlements []spool.Settlement
 	var hops []spool.HopState
 	for _, e := range group {
-		if e.again && !p.retried[e.settlement.ID] {
-			p.retried[e.settlement.ID] = true
+		if e.again && p.retried[e.settlement.ID] < maxRetries {
+			p.retried[e.settlement.ID]++
 			p.tryAgain(e.settlement)
 		}
 		if e.settlement != nil {
@@ -277,8 +274,11 @@ func (p *pass) commit(group []event) error {
 	return p.account(group, true)
 }
 
-// tryAgain makes due at once what failed with the session and not by itself. Once in a pass: the message may be what
-// breaks the session.
+// maxRetries is how often a message gets another session at once after one broke on it. A server that limits what it
+// takes in a session breaks on any message; a message that breaks the server must not go on for ever.
+const maxRetries = 5
+
+// tryAgain makes due at once what failed with the session and not by itself.
 func (p *pass) tryAgain(st *spool.Settlement) {
 	for i := range st.Dispositions {
 		d := &st.Dispositions[i]

@@ -34,9 +34,19 @@ func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 			w.refused(claims, failure)
 			return
 		}
-		more := w.ask(len(claims))
+		// Asked for now, the next claims are there when these are done; but not too many.
+		var more <-chan []spool.Claim
+		if len(claims) <= sessionPart {
+			more = w.ask()
+		}
 		left, failure := w.serve(ctx, claims)
-		claims = append(left, <-more...)
+		if more == nil && len(left) == 0 {
+			more = w.ask()
+		}
+		claims = left
+		if more != nil {
+			claims = append(claims, <-more...)
+		}
 		if failure != nil || w.stopped() {
 			w.giveBack(claims, failure)
 			return
@@ -75,22 +85,17 @@ func (w *worker) open(ctx context.Context) *mail.Result {
 		return &r
 	}
 	w.session, w.useful = session, false
+	if !w.opened {
+		w.opened = true
+		w.events <- event{hop: w.hop, opened: true}
+	}
 	return nil
 }
 
-// ask tells the pass of the session, and asks for more work while there is still some to do.
-func (w *worker) ask(have int) <-chan []spool.Claim {
+// ask asks the pass for more work. What it returns is closed when there is none.
+func (w *worker) ask() <-chan []spool.Claim {
 	more := make(chan []spool.Claim, 1)
-	e := event{hop: w.hop, opened: !w.opened}
-	w.opened = true
-	if have <= sessionPart/2 {
-		e.wants = more
-	} else {
-		close(more)
-	}
-	if e.opened || e.wants != nil {
-		w.events <- e
-	}
+	w.events <- event{hop: w.hop, wants: more}
 	return more
 }
 

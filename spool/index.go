@@ -65,8 +65,8 @@ func turn(dir string, gate *os.File, write bool, f func(*tx) error) (err error) 
 	}()
 	path := filepath.Join(dir, "index.db")
 	if !write {
-		// bbolt creates what it opens, even to read it.
-		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		// bbolt tries to make a database of what is missing or empty, even to read it.
+		if st, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && st.Size() == 0 {
 			return errNoIndex
 		}
 	}

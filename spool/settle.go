@@ -60,8 +60,8 @@ type Claimed struct {
 	Attempts  int // made, this one included
 }
 
-// Claim records an attempt for up to most recipients that are due at the next hop, the longest due first, and returns
-// them by message. wait says when the attempt after the given number of them is due if nothing is heard of this one.
+// Claim records an attempt for up to most messages that are due at the next hop, the longest due first, each with all
+// its recipients that are due there, up to a thousand in all. wait says when the attempt after the given number of them is due if nothing is heard of this one.
 func (s *Spool) Claim(hop string, now time.Time, most int, wait func(attempts int) time.Duration) ([]Claim, error) {
 	var claims []Claim
 	some := false
@@ -109,15 +109,25 @@ func (s *Spool) Claim(hop string, now time.Time, most int, wait func(attempts in
 	return claims, err
 }
 
-// dueAt returns up to most entries that are due at the next hop.
+// maxClaim is how many recipients one claim takes at most.
+const maxClaim = 1000
+
+// dueAt returns the entries of up to most messages that are due at the next hop.
 func (x *tx) dueAt(hop string, now time.Time, most int) []due {
 	var list []due
 	prefix := append([]byte(hop), 0)
 	c := x.due.Cursor()
-	for k, _ := c.Seek(prefix); k != nil && len(list) < most; k, _ = c.Next() {
+	messages := 0
+	for k, _ := c.Seek(prefix); k != nil && len(list) < maxClaim; k, _ = c.Next() {
 		d, err := parseDueKey(k)
 		if err != nil || d.hop != hop || d.time.After(now) {
 			break
+		}
+		if len(list) == 0 || d.id != list[len(list)-1].id {
+			if messages == most {
+				break
+			}
+			messages++
 		}
 		list = append(list, d)
 	}

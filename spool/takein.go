@@ -110,7 +110,7 @@ func (s *Spool) refuse(id mail.ID, why error) error {
 		if err != nil {
 			return err
 		}
-		if age := s.opts.Now().Sub(st.ModTime()); age >= 0 && age < deadAge {
+		if s.opts.Now().Sub(st.ModTime()).Abs() < deadAge {
 			return nil
 		}
 	}

@@ -1,0 +1,495 @@
+package deliver_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/postrider/postrider/deliver"
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool"
+	"github.com/postrider/postrider/spool/drop"
+)
+
+// A server is a next hop in memory. Its zero value takes everything.
+type server struct {
+	refuse func() error                             // a session; called with the lock held
+	answer func(m *mail.Message, n int) mail.Result // a recipient; nil: takes him
+	breaks func(m *mail.Message) bool               // the session, with this message
+
+	mu       sync.Mutex
+	opened   int
+	now, max int // sessions open
+	got      []string
+	begun    chan string // if not nil, gets the address of each attempt before it is answered
+	hold     chan struct{}
+}
+
+func (s *server) Open(context.Context, string) (deliver.Session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened++
+	if s.refuse != nil {
+		if err := s.refuse(); err != nil {
+			return nil, err
+		}
+	}
+	s.now++
+	s.max = max(s.max, s.now)
+	return &session{server: s, usable: true}, nil
+}
+
+type session struct {
+	*server
+	usable bool
+}
+
+func (s *session) Deliver(ctx context.Context, m *mail.Message, recipients []int) []mail.Result {
+	var results []mail.Result
+	for _, n := range recipients {
+		if s.begun != nil {
+			s.begun <- m.Recipients[n].Path.Address()
+		}
+		if s.hold != nil {
+			select {
+			case <-s.hold:
+			case <-ctx.Done():
+				s.usable = false
+				results = append(results, mail.Delay(mail.OfHost, mail.EnhancedCode{4, 4, 2}, "interrupted"))
+				continue
+			}
+		}
+		results = append(results, s.one(m, n))
+	}
+	return results
+}
+
+func (s *session) one(m *mail.Message, n int) mail.Result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.breaks != nil && s.breaks(m) {
+		s.usable = false
+		return mail.Delay(mail.OfHost, mail.EnhancedCode{4, 4, 2}, "connection lost")
+	}
+	if s.answer != nil {
+		return s.answer(m, n)
+	}
+	s.got = append(s.got, m.Recipients[n].Path.Address())
+	return mail.Result{Action: mail.Relayed, Relay: "server", Remote: true, Reply: mail.Reply{Code: 250, Text: "taken"}}
+}
+
+func (s *session) Usable() bool { return s.usable }
+
+func (s *session) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now--
+}
+
+// A world is a spool, one next hop for each recipient domain, a clock and a log.
+type world struct {
+	t       *testing.T
+	dir     string
+	servers map[string]*server
+	opts    deliver.Options
+
+	mu  sync.Mutex
+	now time.Time
+	log []string
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, dir: filepath.Join(t.TempDir(), "spool"), servers: map[string]*server{}, now: time.Now()}
+	w.opts = deliver.Options{
+		Resolve: func(hop string) (deliver.Route, error) {
+			s, ok := w.servers[hop]
+			if !ok {
+				return deliver.Route{}, errors.New("no route")
+			}
+			return deliver.Route{Transport: s, Name: "test", Domain: hop}, nil
+		},
+		Retry:    deliver.Retry{First: 10 * time.Minute, Factor: 2, MaxWait: 2 * time.Hour, Expire: 24 * time.Hour},
+		Hostname: "here.example",
+		Logf:     w.logf,
+		Now:      w.clock,
+	}
+	if err := spool.Create(w.dir); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) logf(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.log = append(w.log, fmt.Sprintf(format, args...))
+}
+
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+func (w *world) later(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now = w.now.Add(d)
+}
+
+func (w *world) submit(sender string, rcpts ...string) mail.ID {
+	w.t.Helper()
+	d, err := drop.Open(filepath.Join(w.dir, "drop"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer d.Close()
+	env := &mail.Envelope{Arrival: drop.Now(), Sender: parse(w.t, sender), Submitter: os.Getuid()}
+	for _, r := range rcpts {
+		env.Recipients = append(env.Recipients, mail.Recipient{Path: parse(w.t, r)})
+	}
+	f, err := d.Create(env)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	io.WriteString(f, "Subject: figures\r\nMessage-ID: <1@example.org>\r\n\r\nhello\r\n")
+	id, err := f.Commit(mail.Facts{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+func parse(t *testing.T, s string) mail.Path {
+	t.Helper()
+	p, err := mail.ParsePath(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (w *world) acquire() *spool.Spool {
+	w.t.Helper()
+	s, err := spool.Acquire(w.dir, spool.Options{
+		Route: func(_, rcpt mail.Path, _ int) string { return rcpt.Domain() },
+		Now:   w.clock,
+		Logf:  w.logf,
+	})
+	if err != nil {
+		w.t.Fatalf("Acquire: %v", err)
+	}
+	return s
+}
+
+func (w *world) pass() {
+	w.t.Helper()
+	s := w.acquire()
+	if err := deliver.Pass(w.t.Context(), s, w.opts); err != nil {
+		w.t.Fatalf("Pass: %v", err)
+	}
+	if err := s.End(); err != nil {
+		w.t.Fatalf("End: %v", err)
+	}
+}
+
+func (w *world) waiting() []string {
+	w.t.Helper()
+	var list []string
+	for e, err := range spool.List(w.dir) {
+		if err != nil {
+			w.t.Fatalf("List: %v", err)
+		}
+		for _, r := range e.Recipients {
+			list = append(list, fmt.Sprintf("%s %d %s", r.Path.Address(), r.Attempts, r.Reason))
+		}
+	}
+	return list
+}
+
+func (w *world) want(what string, got, want any) {
+	w.t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		w.t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func (w *world) logged(part string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, line := range w.log {
+		if strings.Contains(line, part) {
+			n++
+		}
+	}
+	return n
+}
+
+func refused() error {
+	return &mail.Failure{Result: mail.Delay(mail.OfHost, mail.EnhancedCode{4, 4, 1}, "connection refused")}
+}
+
+func TestPassDelivers(t *testing.T) {
+	w := newWorld(t)
+	a, b := &server{}, &server{}
+	w.servers["a.example"], w.servers["b.example"] = a, b
+	w.submit("ann@example.org", "bob@a.example", "cyd@b.example", "dan@a.example")
+	w.submit("ann@example.org", "eve@a.example")
+	w.pass()
+	w.want("a.example got", a.got, []string{"bob@a.example", "dan@a.example", "eve@a.example"})
+	w.want("b.example got", b.got, []string{"cyd@b.example"})
+	w.want("sessions with a.example", a.opened, 1)
+	w.want("waiting", w.waiting(), []string(nil))
+	w.want("log lines", w.logged("status=sent (250 taken)"), 4)
+}
+
+func TestDeferredRecipientIsTriedAgainOnSchedule(t *testing.T) {
+	w := newWorld(t)
+	s := &server{answer: func(*mail.Message, int) mail.Result {
+		return mail.Result{Reply: mail.Reply{Code: 451, Enhanced: mail.EnhancedCode{4, 7, 1}, Text: "greylisted"}, Remote: true}
+	}}
+	w.servers["a.example"] = s
+	w.submit("ann@example.org", "bob@a.example")
+	w.pass()
+	w.want("after one attempt", w.waiting(), []string{"bob@a.example 1 451 4.7.1 greylisted"})
+	w.pass()
+	w.want("not due", s.opened, 1)
+	w.later(10*time.Minute + time.Second)
+	w.pass()
+	w.want("due", w.waiting(), []string{"bob@a.example 2 451 4.7.1 greylisted"})
+	w.later(10*time.Minute + time.Second)
+	w.pass()
+	w.want("the second wait is twice as long", s.opened, 2)
+	w.want("log", w.logged("dsn=4.7.1, status=deferred (451 4.7.1 greylisted)"), 2)
+}
+
+func TestRefusedRecipientIsReportedOnce(t *testing.T) {
+	w := newWorld(t)
+	home := &server{}
+	w.servers["example.org"] = home
+	w.servers["a.example"] = &server{answer: func(m *mail.Message, n int) mail.Result {
+		return mail.Result{Action: mail.Failed, Remote: true, Relay: "a", Reply: mail.Reply{Code: 550, Enhanced: mail.EnhancedCode{5, 1, 1}, Text: "no such user"}}
+	}}
+	w.submit("ann@example.org", "bob@a.example", "cyd@a.example")
+	w.pass()
+	w.want("reports", home.got, []string{"ann@example.org"})
+	w.want("waiting", w.waiting(), []string(nil))
+	w.want("log", w.logged("dsn=5.1.1, status=bounced (550 5.1.1 no such user)"), 2)
+}
+
+func TestNullSenderIsNeverAnswered(t *testing.T) {
+	w := newWorld(t)
+	w.servers["a.example"] = &server{answer: func(*mail.Message, int) mail.Result {
+		return mail.Result{Action: mail.Failed, Reply: mail.Reply{Code: 550, Text: "no"}}
+	}}
+	w.submit("", "bob@a.example")
+	w.pass()
+	w.want("waiting", w.waiting(), []string(nil))
+	w.want("log", w.logged("status=bounced"), 1)
+}
+
+func TestDeadNextHopCostsOneConnection(t *testing.T) {
+	w := newWorld(t)
+	dead, alive := &server{refuse: refused}, &server{}
+	w.servers["dead.example"], w.servers["a.example"] = dead, alive
+	for range 500 {
+		w.submit("ann@example.org", "bob@dead.example")
+	}
+	w.submit("ann@example.org", "cyd@a.example")
+	w.pass()
+	w.want("connections", dead.opened, 1)
+	w.want("the other next hop got", alive.got, []string{"cyd@a.example"})
+	list := w.waiting()
+	if len(list) != 500 || slices.ContainsFunc(list, func(s string) bool { return !strings.HasSuffix(s, "connection refused") }) {
+		t.Errorf("%d waiting, first %q; want 500, all with the reason", len(list), list[0])
+	}
+	w.pass()
+	w.want("left alone for a while", dead.opened, 1)
+
+	dead.refuse = nil
+	w.later(time.Minute + time.Second)
+	w.pass()
+	w.want("delivered when it is back, the probe as well", len(dead.got), 500)
+}
+
+func TestOldMailForADeadNextHopBounces(t *testing.T) {
+	w := newWorld(t)
+	home := &server{}
+	w.servers["example.org"], w.servers["dead.example"] = home, &server{refuse: refused}
+	for range 3 {
+		w.submit("ann@example.org", "bob@dead.example")
+	}
+	w.pass()
+	w.later(25 * time.Hour)
+	w.pass()
+	w.want("two tries are not enough, whatever the clock says", len(w.waiting()), 3)
+	w.later(time.Hour)
+	w.pass()
+	w.want("waiting after the third", w.waiting(), []string(nil))
+	w.want("reports", len(home.got), 3)
+}
+
+func TestExpiredMessageBounces(t *testing.T) {
+	w := newWorld(t)
+	home := &server{}
+	w.servers["example.org"] = home
+	w.servers["a.example"] = &server{answer: func(*mail.Message, int) mail.Result {
+		return mail.Result{Reply: mail.Reply{Code: 452, Enhanced: mail.EnhancedCode{4, 2, 2}, Text: "full"}, Remote: true}
+	}}
+	w.submit("ann@example.org", "bob@a.example")
+	for range 40 {
+		w.pass()
+		w.later(time.Hour)
+	}
+	w.want("waiting", w.waiting(), []string(nil))
+	w.want("one notice of delay and one of failure", home.got, []string{"ann@example.org", "ann@example.org"})
+	w.want("delay", w.logged("sender notified of delay"), 1)
+	w.want("bounce keeps the last word", w.logged("dsn=4.2.2, status=bounced (452 4.2.2 full)"), 1)
+}
+
+func TestLimitOfAttempts(t *testing.T) {
+	w := newWorld(t)
+	w.opts.Retry.Attempts = 2
+	w.servers["example.org"] = &server{}
+	w.servers["a.example"] = &server{answer: func(*mail.Message, int) mail.Result {
+		return mail.Delay(mail.OfRecipient, mail.EnhancedCode{4, 0, 0}, "later")
+	}}
+	w.submit("ann@example.org", "bob@a.example")
+	w.pass()
+	w.later(time.Hour)
+	w.pass()
+	w.want("waiting", w.waiting(), []string(nil))
+}
+
+func TestServerThatLimitsMessagesInASession(t *testing.T) {
+	w := newWorld(t)
+	s, n := &server{}, 0
+	s.breaks = func(*mail.Message) bool { n++; return n%3 == 0 }
+	w.servers["a.example"] = s
+	for i := range 20 {
+		w.submit("ann@example.org", fmt.Sprintf("u%d@a.example", i))
+	}
+	w.pass()
+	w.want("waiting", w.waiting(), []string(nil))
+	w.want("delivered once each", len(slices.Compact(slices.Sorted(slices.Values(s.got)))), 20)
+	w.want("deliveries", len(s.got), 20)
+}
+
+func TestMessageThatBreaksSessionsHoldsUpNobody(t *testing.T) {
+	w := newWorld(t)
+	s := &server{breaks: func(m *mail.Message) bool { return m.Recipients[0].Path.Local() == "poison" }}
+	w.servers["a.example"] = s
+	w.submit("ann@example.org", "bob@a.example")
+	w.submit("ann@example.org", "poison@a.example")
+	w.submit("ann@example.org", "cyd@a.example")
+	w.pass()
+	w.later(2 * time.Minute)
+	w.pass()
+	w.want("others", slices.Sorted(slices.Values(s.got)), []string{"bob@a.example", "cyd@a.example"})
+	w.want("poison waits", len(w.waiting()), 1)
+}
+
+func TestLoginRefusedBurnsNoAttempt(t *testing.T) {
+	w := newWorld(t)
+	w.servers["a.example"] = &server{refuse: func() error {
+		return &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 7, 8}, "login refused")}
+	}}
+	w.submit("ann@example.org", "bob@a.example")
+	w.pass()
+	w.want("waiting", w.waiting(), []string{"bob@a.example 0 login refused"})
+}
+
+func TestMissingRouteDefers(t *testing.T) {
+	w := newWorld(t)
+	w.submit("ann@example.org", "bob@nowhere.example")
+	w.pass()
+	w.want("waiting", w.waiting(), []string{"bob@nowhere.example 0 no route"})
+}
+
+func TestManyMessagesGetSeveralSessions(t *testing.T) {
+	w := newWorld(t)
+	s := &server{}
+	w.servers["a.example"] = s
+	for range 500 {
+		w.submit("ann@example.org", "bob@a.example")
+	}
+	w.pass()
+	w.want("delivered", len(s.got), 500)
+	if s.max < 2 || s.max > deliver.DefaultConcurrency {
+		t.Errorf("%d sessions at once, want 2 to %d", s.max, deliver.DefaultConcurrency)
+	}
+	w.want("sessions left open", s.now, 0)
+}
+
+func TestPanicInASessionDefersOneMessage(t *testing.T) {
+	w := newWorld(t)
+	s := &server{answer: func(m *mail.Message, n int) mail.Result {
+		if m.Recipients[n].Path.Local() == "bad" {
+			panic("boom")
+		}
+		return mail.Result{Action: mail.Relayed}
+	}}
+	w.servers["a.example"] = s
+	w.submit("ann@example.org", "bad@a.example")
+	w.submit("ann@example.org", "good@a.example")
+	w.pass()
+	w.want("waiting", w.waiting(), []string{"bad@a.example 1 internal error: boom"})
+}
+
+func TestStopGivesBackWhatWasNotBegun(t *testing.T) {
+	w := newWorld(t)
+	s := &server{begun: make(chan string, 10), hold: make(chan struct{})}
+	w.servers["a.example"] = s
+	for i := range 3 {
+		w.submit("ann@example.org", fmt.Sprintf("u%d@a.example", i))
+	}
+	sp := w.acquire()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- deliver.Pass(ctx, sp, w.opts) }()
+	<-s.begun
+	stop()
+	s.hold <- struct{}{}
+	if err := <-ended; err != nil {
+		t.Fatalf("Pass: %v", err)
+	}
+	if err := sp.End(); err != nil {
+		t.Fatal(err)
+	}
+	w.want("what was begun is finished", s.got, []string{"u0@a.example"})
+	w.want("the rest waits untried", w.waiting(), []string{"u1@a.example 0 ", "u2@a.example 0 "})
+}
+
+func TestRunningPassTakesNewArrivals(t *testing.T) {
+	w := newWorld(t)
+	s := &server{begun: make(chan string)}
+	w.servers["a.example"] = s
+	wake := make(chan struct{}, 1)
+	w.opts.Wake, w.opts.Stay = wake, time.Hour
+	sp := w.acquire()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- deliver.Pass(ctx, sp, w.opts) }()
+	for i := range 3 {
+		w.submit("ann@example.org", fmt.Sprintf("u%d@a.example", i))
+		wake <- struct{}{}
+		w.want("begun", <-s.begun, fmt.Sprintf("u%d@a.example", i))
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatalf("Pass: %v", err)
+	}
+	if err := sp.End(); err != nil {
+		t.Fatal(err)
+	}
+}

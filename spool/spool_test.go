@@ -1,0 +1,532 @@
+package spool
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool/drop"
+	"golang.org/x/sys/unix"
+)
+
+// A world is a spool in a temporary directory, and what it said.
+type world struct {
+	t    *testing.T
+	dir  string
+	opts Options
+	log  []string
+	now  time.Time
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, dir: filepath.Join(t.TempDir(), "spool"), now: time.Now()}
+	w.opts = Options{
+		Route: func(_, rcpt mail.Path, _ int) string { return "relay/" + rcpt.Domain() },
+		Now:   func() time.Time { return w.now },
+		Logf:  func(format string, args ...any) { w.log = append(w.log, fmt.Sprintf(format, args...)) },
+	}
+	if err := Create(w.dir); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) acquire() *Spool {
+	w.t.Helper()
+	s, err := Acquire(w.dir, w.opts)
+	if err != nil {
+		w.t.Fatalf("Acquire: %v", err)
+	}
+	return s
+}
+
+func (w *world) end(s *Spool) {
+	w.t.Helper()
+	if err := s.End(); err != nil {
+		w.t.Fatalf("End: %v", err)
+	}
+}
+
+func path(t testing.TB, s string) mail.Path {
+	t.Helper()
+	p, err := mail.ParsePath(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// submit drops a message as sendmail does.
+func (w *world) submit(rcpts ...string) mail.ID {
+	w.t.Helper()
+	d, err := drop.Open(filepath.Join(w.dir, "drop"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer d.Close()
+	env := &mail.Envelope{Arrival: drop.Now(), Sender: path(w.t, "ann@example.org"), Submitter: os.Getuid()}
+	for _, r := range rcpts {
+		env.Recipients = append(env.Recipients, mail.Recipient{Path: path(w.t, r)})
+	}
+	f, err := d.Create(env)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	io.WriteString(f, "Subject: hello\r\n\r\nhello\r\n")
+	id, err := f.Commit(mail.Facts{LongestLine: 14})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+func (w *world) takeIn(s *Spool) []Taken {
+	w.t.Helper()
+	taken, _, err := s.TakeIn()
+	if err != nil {
+		w.t.Fatalf("TakeIn: %v", err)
+	}
+	return taken
+}
+
+func (w *world) claim(s *Spool, hop string) []Claim {
+	w.t.Helper()
+	claims, err := s.Claim(hop, w.now, 100, func(attempts int) time.Duration { return time.Duration(attempts) * time.Hour })
+	if err != nil {
+		w.t.Fatalf("Claim: %v", err)
+	}
+	return claims
+}
+
+func (w *world) settle(s *Spool, c Claim, actions ...mail.Action) {
+	w.t.Helper()
+	st := Settlement{Claim: c}
+	for i, a := range actions {
+		r := mail.Result{Action: a, Reply: mail.Reply{Code: 450, Enhanced: mail.EnhancedCode{4, 2, 0}, Text: "come back"}}
+		st.Dispositions = append(st.Dispositions, Disposition{Recipient: c.Recipients[i].Recipient, Result: r})
+	}
+	if err := s.Settle([]Settlement{st}, nil); err != nil {
+		w.t.Fatalf("Settle: %v", err)
+	}
+}
+
+// waiting returns the recipients that the spool lists, as "ID address".
+func (w *world) waiting() []string {
+	w.t.Helper()
+	var list []string
+	for e, err := range List(w.dir) {
+		if err != nil {
+			w.t.Fatalf("List: %v", err)
+		}
+		for _, r := range e.Recipients {
+			list = append(list, string(e.ID)+" "+r.Path.Address())
+		}
+	}
+	return list
+}
+
+func (w *world) files(dir string) []string {
+	w.t.Helper()
+	entries, err := os.ReadDir(filepath.Join(w.dir, dir))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func (w *world) want(what string, got, want any) {
+	w.t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		w.t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func TestMessageGoesThroughItsStates(t *testing.T) {
+	w := newWorld(t)
+	id := w.submit("bob@a.example", "cyd@b.example")
+	w.want("listed in drop/", w.waiting(), []string{string(id) + " bob@a.example", string(id) + " cyd@b.example"})
+
+	s := w.acquire()
+	w.takeIn(s)
+	w.want("drop/", w.files("drop"), []string(nil))
+	hops, _, err := s.Due(w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("due", hops, []string{"relay/a.example", "relay/b.example"})
+
+	c := w.claim(s, "relay/a.example")
+	w.want("claim", c, []Claim{{ID: id, Recipients: []Claimed{{0, 1}}, Pending: 2}})
+	w.settle(s, c[0], mail.Relayed)
+	w.want("queue/ with a journal", w.files("queue"), []string{string(id), string(id) + ".journal"})
+	w.want("one is left", w.waiting(), []string{string(id) + " cyd@b.example"})
+
+	w.settle(s, w.claim(s, "relay/b.example")[0], mail.Relayed)
+	w.want("queue/", w.files("queue"), []string(nil))
+	w.end(s)
+	w.want("nothing is left", w.waiting(), []string(nil))
+	w.want("log", w.log, []string(nil))
+	w.want("spool", w.files("."), []string{"bad", "drop", "gate", "index.db", "lock", "queue"})
+}
+
+func TestDeferredRecipientWaitsForItsTime(t *testing.T) {
+	w := newWorld(t)
+	w.submit("bob@a.example")
+	s := w.acquire()
+	defer w.end(s)
+	w.takeIn(s)
+	for attempt := 1; attempt <= 3; attempt++ {
+		c := w.claim(s, "relay/a.example")
+		if len(c) != 1 || c[0].Recipients[0].Attempts != attempt {
+			t.Fatalf("claim %d = %+v", attempt, c)
+		}
+		w.settle(s, c[0], mail.Delayed)
+		hops, next, err := s.Due(w.now)
+		if err != nil || len(hops) > 0 {
+			t.Fatalf("after attempt %d: due %v, %v", attempt, hops, err)
+		}
+		if want := w.now.Add(time.Duration(attempt) * time.Hour); next.Sub(want).Abs() > time.Millisecond {
+			t.Errorf("after attempt %d: next at %v, want %v", attempt, next, want)
+		}
+		w.now = next
+	}
+}
+
+func TestNextHopInTroubleIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	w.submit("bob@a.example")
+	s := w.acquire()
+	defer w.end(s)
+	w.takeIn(s)
+	until := w.now.Add(time.Minute).Truncate(time.Microsecond)
+	trouble := HopState{Hop: "relay/a.example", Until: until, Last: mail.Delay(mail.OfHost, mail.EnhancedCode{4, 4, 1}, "connection refused")}
+	for range 2 {
+		if err := s.Settle(nil, []HopState{trouble}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hops, next, err := s.Due(w.now)
+	if err != nil || len(hops) > 0 || !next.Equal(until) {
+		t.Errorf("Due = %v, %v, %v; want nothing until %v", hops, next, err, until)
+	}
+	failures, at, err := s.HopTrouble("relay/a.example")
+	if err != nil || failures != 2 || !at.Equal(until) {
+		t.Errorf("HopTrouble = %d, %v, %v", failures, at, err)
+	}
+	for e, err := range List(w.dir) {
+		if err != nil || e.Recipients[0].Reason != "connection refused" || e.Recipients[0].Code != (mail.EnhancedCode{4, 4, 1}) {
+			t.Errorf("List = %+v, %v; want the reason of the next hop", e, err)
+		}
+	}
+	if err := s.Settle(nil, []HopState{{Hop: "relay/a.example"}}); err != nil {
+		t.Fatal(err)
+	}
+	if hops, _, _ = s.Due(w.now); len(hops) != 1 {
+		t.Errorf("after the trouble is over: due %v", hops)
+	}
+}
+
+func TestUntriedRecipientKeepsItsAttempts(t *testing.T) {
+	w := newWorld(t)
+	w.submit("bob@a.example")
+	s := w.acquire()
+	defer w.end(s)
+	w.takeIn(s)
+	c := w.claim(s, "relay/a.example")[0]
+	if err := s.Settle([]Settlement{{Claim: c, Dispositions: []Disposition{{Recipient: 0, Next: w.now, Untried: true}}}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.want("claimed again", w.claim(s, "relay/a.example"), []Claim{{ID: c.ID, Recipients: []Claimed{{0, 1}}, Pending: 1}})
+}
+
+// What a crash, or the loss of the index, leaves must neither lose a message nor send one again to who has it.
+func TestNothingIsLostOrSentTwice(t *testing.T) {
+	damage := map[string]func(t *testing.T, index string){
+		"index kept":    func(*testing.T, string) {},
+		"index deleted": func(t *testing.T, index string) { os.Remove(index) },
+		"index empty":   func(t *testing.T, index string) { os.Truncate(index, 0) },
+		"index garbage": func(t *testing.T, index string) {
+			os.WriteFile(index, bytes.Repeat([]byte("garbage!"), 4096), 0o600)
+		},
+	}
+	for name, harm := range damage {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			both := w.submit("bob@a.example", "cyd@b.example")
+			whole := w.submit("dan@b.example")
+			s := w.acquire()
+			w.takeIn(s)
+			w.settle(s, w.claim(s, "relay/a.example")[0], mail.Relayed)
+			if err := s.Abandon(); err != nil {
+				t.Fatal(err)
+			}
+			late := w.submit("eve@c.example")
+			harm(t, filepath.Join(w.dir, "index.db"))
+
+			s = w.acquire()
+			w.takeIn(s)
+			w.end(s)
+			w.want("waiting", w.waiting(), []string{string(both) + " cyd@b.example", string(whole) + " dan@b.example", string(late) + " eve@c.example"})
+		})
+	}
+}
+
+func TestIndexTruncatedAnywhereIsRebuilt(t *testing.T) {
+	w := newWorld(t)
+	var want []string
+	for i := range 50 {
+		rcpt := fmt.Sprintf("u%d@a.example", i)
+		want = append(want, string(w.submit(rcpt))+" "+rcpt)
+	}
+	s := w.acquire()
+	w.takeIn(s)
+	w.end(s)
+	index := filepath.Join(w.dir, "index.db")
+	whole, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := 0; size < len(whole); size += 7 * 512 {
+		if err := os.WriteFile(index, whole[:size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// One pass may die of it; the next one must not.
+		for try := 0; ; try++ {
+			s, err := Acquire(w.dir, w.opts)
+			if err == nil {
+				_, err = s.Claim("relay/a.example", w.now, 1, func(int) time.Duration { return 0 })
+				if err := s.End(); err != nil && try > 0 {
+					t.Fatalf("cut at %d: End: %v", size, err)
+				}
+			}
+			if err == nil {
+				break
+			}
+			if try > 0 {
+				t.Fatalf("cut at %d: %v", size, err)
+			}
+		}
+		if got := w.waiting(); !slices.Equal(got, want) {
+			t.Fatalf("cut at %d: %d of %d messages", size, len(got), len(want))
+		}
+	}
+}
+
+func TestTombstoneOutlivesACrash(t *testing.T) {
+	w := newWorld(t)
+	id := w.submit("bob@a.example")
+	s := w.acquire()
+	w.takeIn(s)
+	c := w.claim(s, "relay/a.example")[0]
+	saved, err := os.ReadFile(filepath.Join(w.dir, "queue", string(id)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.settle(s, c, mail.Relayed)
+	s.Abandon()
+	// As if the power had failed between the commit and the removal.
+	if err := os.WriteFile(filepath.Join(w.dir, "queue", string(id)), saved, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	s = w.acquire()
+	w.want("waiting", w.waiting(), []string(nil))
+	w.want("queue/", w.files("queue"), []string(nil))
+	w.end(s)
+}
+
+func TestReportIsProofOfItsRecipients(t *testing.T) {
+	w := newWorld(t)
+	id := w.submit("bob@a.example", "cyd@b.example")
+	s := w.acquire()
+	w.takeIn(s)
+	w.claim(s, "relay/a.example")
+	r, err := s.CreateReport(&mail.Envelope{
+		Arrival: drop.Now(), Submitter: os.Getuid(),
+		Recipients: []mail.Recipient{{Path: path(t, "ann@example.org")}},
+		Report:     &mail.Report{On: id, Recipients: []int{0}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := r.Commit(mail.Facts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The crash comes before Settle.
+	s.Abandon()
+	s = w.acquire()
+	w.end(s)
+	w.want("waiting", w.waiting(), []string{string(id) + " cyd@b.example", string(report) + " ann@example.org"})
+}
+
+func TestHostileDrop(t *testing.T) {
+	w := newWorld(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-time.Hour)
+	in := func(name string) string { return filepath.Join(w.dir, "drop", name) }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := w.submit("bob@a.example")
+	must(os.Symlink(secret, in("70000000001")))
+	must(unix.Mkfifo(in("70000000002"), 0o600))
+	must(os.Mkdir(in("70000000003"), 0o700))
+	must(os.WriteFile(in("70000000004"), []byte("postrider-message 1\nsender: <a@b>\n"), 0o600))
+	must(os.Chtimes(in("70000000004"), old, old))
+	must(os.WriteFile(in("70000000005"), []byte("postrider-message 1\n"), 0o600))
+	must(os.WriteFile(in("junk\nname"), []byte("x"), 0o600))
+	linked := w.submit("eve@a.example")
+	must(os.Link(in(string(linked)), in("70000000006")))
+	newer, err := os.ReadFile(in(string(good)))
+	must(err)
+	must(os.WriteFile(in("70000000007"), bytes.Replace(newer, []byte("postrider-message 1"), []byte("postrider-message 9"), 1), 0o600))
+	must(os.WriteFile(in("70000000008"), bytes.Replace(newer, []byte("hello\r\n"), []byte("hellO\r\n"), 1), 0o600))
+	must(os.Chtimes(in("70000000008"), old, old))
+
+	s := w.acquire()
+	defer w.end(s)
+	taken := w.takeIn(s)
+	if len(taken) != 1 || taken[0].ID != good {
+		t.Errorf("taken: %+v, want only %s", taken, good)
+	}
+	bad := w.files("bad")
+	slices.Sort(bad)
+	want := []string{"70000000001", "70000000002", "70000000003", "70000000004", "70000000006", "70000000008", "junk\nname", string(linked)}
+	slices.Sort(want)
+	w.want("bad/", bad, want)
+	w.want("left in drop/: perhaps still written, and of a newer version", w.files("drop"), []string{"70000000005", "70000000007"})
+	for _, line := range w.log {
+		if strings.ContainsAny(line, "\n") {
+			t.Errorf("log line %q", line)
+		}
+	}
+}
+
+func TestIDInUseAfterClockWasSetBack(t *testing.T) {
+	w := newWorld(t)
+	first := w.submit("bob@a.example")
+	s := w.acquire()
+	defer w.end(s)
+	w.takeIn(s)
+	second := w.submit("cyd@a.example")
+	if err := os.Rename(filepath.Join(w.dir, "drop", string(second)), filepath.Join(w.dir, "drop", string(first))); err != nil {
+		t.Fatal(err)
+	}
+	taken := w.takeIn(s)
+	if len(taken) != 1 || taken[0].ID == first {
+		t.Fatalf("taken: %+v", taken)
+	}
+	w.want("waiting", w.waiting(), []string{string(first) + " bob@a.example", string(taken[0].ID) + " cyd@a.example"})
+}
+
+func TestQueuedMailFollowsTodaysRoutes(t *testing.T) {
+	w := newWorld(t)
+	w.submit("bob@a.example")
+	s := w.acquire()
+	w.takeIn(s)
+	if err := s.Settle(nil, []HopState{{Hop: "relay/a.example", Until: w.now.Add(time.Hour)}}); err != nil {
+		t.Fatal(err)
+	}
+	w.end(s)
+	w.opts.Route = func(_, _ mail.Path, _ int) string { return "other" }
+	w.opts.Routes = "changed"
+	s = w.acquire()
+	defer w.end(s)
+	hops, _, err := s.Due(w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("due", hops, []string{"other"})
+}
+
+func TestSecondPassLeavesAWakeUp(t *testing.T) {
+	w := newWorld(t)
+	s := w.acquire()
+	if _, err := Acquire(w.dir, w.opts); !errors.Is(err, ErrHeld) {
+		t.Errorf("second Acquire: %v, want %v", err, ErrHeld)
+	}
+	w.end(s)
+	if !Woken(w.dir) || Woken(w.dir) {
+		t.Error("want exactly one wake-up")
+	}
+}
+
+func TestLongestWaitingGoesFirst(t *testing.T) {
+	w := newWorld(t)
+	var want []mail.ID
+	for range 5 {
+		want = append(want, w.submit("bob@a.example"))
+	}
+	s := w.acquire()
+	defer w.end(s)
+	w.takeIn(s)
+	var got []mail.ID
+	for _, c := range w.claim(s, "relay/a.example") {
+		got = append(got, c.ID)
+	}
+	w.want("order", got, want)
+}
+
+func TestOverdue(t *testing.T) {
+	w := newWorld(t)
+	id := w.submit("bob@a.example", "cyd@b.example")
+	s := w.acquire()
+	defer w.end(s)
+	w.takeIn(s)
+	none, err := s.Overdue("relay/a.example", time.Now().Add(-time.Hour), 10)
+	if err != nil || len(none) > 0 {
+		t.Errorf("Overdue for young messages: %+v, %v", none, err)
+	}
+	got, err := s.Overdue("relay/a.example", time.Now().Add(time.Hour), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("overdue", got, []Claim{{ID: id, Recipients: []Claimed{{0, 0}}, Pending: 2}})
+}
+
+func TestListReadsInBatches(t *testing.T) {
+	w := newWorld(t)
+	const n = firstBatch + batch + 1
+	for range n {
+		w.submit("bob@a.example")
+	}
+	s := w.acquire()
+	for len(w.takeIn(s)) > 0 {
+	}
+	w.submit("new@a.example")
+	if got := len(w.waiting()); got != n+1 {
+		t.Errorf("%d messages listed, want %d", got, n+1)
+	}
+	w.end(s)
+	for e, err := range List(w.dir) {
+		if err != nil || e.Incoming {
+			t.Errorf("first: %+v, %v", e, err)
+		}
+		break
+	}
+}
+
+func TestListOfWhatIsNotThere(t *testing.T) {
+	for e, err := range List(filepath.Join(t.TempDir(), "none")) {
+		t.Errorf("List = %+v, %v; want nothing", e, err)
+	}
+}
