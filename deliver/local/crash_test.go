@@ -1,0 +1,140 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/postrider/postrider/internal/crashtest"
+	"github.com/postrider/postrider/internal/mail"
+	"golang.org/x/sys/unix"
+)
+
+// deliverTo names the variable that makes the test binary deliver one message to two recipients and exit: with 0 if
+// both are delivered.
+const deliverTo = "POSTRIDER_TEST_DELIVER_TO"
+
+func deliverAndExit(dir string) int {
+	d := &Maildir{Dir: dir}
+	defer d.Close()
+	for _, r := range d.Deliver(context.Background(), newMessage(letter), []int{0, 1}) {
+		if r.Action != mail.Delivered {
+			fmt.Fprintln(os.Stderr, r.Reply)
+			return 75
+		}
+	}
+	return 0
+}
+
+// Whatever happens at whichever system call, what is reported as delivered is there, whole, and after another attempt
+// everything is there exactly once. In every second trial the mail reader has moved files in between.
+func TestExactlyOnce(t *testing.T) {
+	if err := crashtest.Supported(); err != nil {
+		t.Skipf("NOT PROVEN HERE: %v", err)
+	}
+	for _, kind := range []crashtest.Kind{
+		crashtest.Kill(), crashtest.Errno(unix.EIO), crashtest.PersistentErrno(unix.ENOSPC),
+	} {
+		t.Run(kind.String(), func(t *testing.T) {
+			sweep(t, func(at int) (bool, error) {
+				dir := filepath.Join(t.TempDir(), fmt.Sprint(at))
+				return trial(dir, at, kind, func() error { return nil })
+			})
+		})
+	}
+	t.Run("power loss", func(t *testing.T) {
+		disk, err := crashtest.NewDisk(t.TempDir(), crashtest.Ext4Writeback())
+		if err != nil {
+			t.Skipf("POWER LOSS NOT PROVEN HERE: %v", err)
+		}
+		defer disk.Close()
+		sweep(t, func(at int) (bool, error) {
+			if err := errors.Join(disk.Unmount(), disk.Restore(), disk.Mount()); err != nil {
+				return false, err
+			}
+			return trial(filepath.Join(disk.Dir(), "Maildir"), at, crashtest.PowerLoss(disk.Dir()), disk.Reboot)
+		})
+	})
+}
+
+func sweep(t *testing.T, trial func(at int) (bool, error)) {
+	fired, findings := crashtest.Sweep{}.Run(func(_, at int) (bool, error) { return trial(at) })
+	for _, err := range findings {
+		t.Error(err)
+	}
+	if fired < 20 {
+		t.Errorf("%d faults fired; the delivery alone has more calls", fired)
+	}
+	t.Logf("%d faults fired", fired)
+}
+
+func trial(dir string, at int, kind crashtest.Kind, reboot func() error) (fired bool, err error) {
+	program, err := os.Executable()
+	if err != nil {
+		return false, err
+	}
+	command := crashtest.Command{Path: program, Env: append(os.Environ(), deliverTo+"="+dir)}
+	r, err := crashtest.Run(command, crashtest.Fault{At: at, Kind: kind})
+	if err := errors.Join(err, reboot()); err != nil {
+		return r.Fired, err
+	}
+	n, err := count(dir)
+	if err != nil {
+		return r.Fired, err
+	}
+	if r.Succeeded() && n != 2 {
+		return r.Fired, fmt.Errorf("%d files after exit %d", n, r.Code())
+	}
+	if at%2 == 0 {
+		if err := readMail(dir); err != nil {
+			return r.Fired, err
+		}
+	}
+	again, err := crashtest.Run(command, crashtest.Fault{})
+	if err != nil {
+		return r.Fired, err
+	}
+	if n, err = count(dir); err == nil && (again.Code() != 0 || n != 2) {
+		err = fmt.Errorf("%d files after another attempt with exit %d: %s", n, again.Code(), again.Stderr)
+	}
+	return r.Fired, err
+}
+
+// count returns how many messages the mail reader sees; a torn one is an error.
+func count(dir string) (n int, err error) {
+	for _, sub := range []string{"new", "cur"} {
+		files, err := filepath.Glob(filepath.Join(dir, sub, "*"))
+		if err != nil {
+			return 0, err
+		}
+		for _, name := range files {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				return 0, err
+			}
+			if !strings.HasSuffix(string(b), strings.ReplaceAll(letter, "\r\n", "\n")) {
+				return 0, fmt.Errorf("torn: %s: %q", name, b)
+			}
+			n++
+		}
+	}
+	return n, nil
+}
+
+// readMail does what a mail reader does with what it has shown.
+func readMail(dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "new", "*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range files {
+		if err := os.Rename(name, filepath.Join(dir, "cur", filepath.Base(name)+":2,S")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
