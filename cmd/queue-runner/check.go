@@ -32,6 +32,14 @@ func check(cfg *config.Config, w io.Writer) error {
 	return nil
 }
 
+// seeAsOwner lets root see files as the user does who will deliver. It makes nothing: without a spool root stays root.
+func seeAsOwner(spool string) error {
+	if _, err := os.Stat(spool); err != nil {
+		return nil
+	}
+	return becomeOwner(spool)
+}
+
 // fileOf returns the file that was read, or would be if it existed.
 func fileOf(cfg *config.Config) string {
 	if cfg.File == "" {

@@ -94,6 +94,9 @@ func app(stdout, stderr io.Writer) *cli.App {
 				if err != nil {
 					return err
 				}
+				if err := seeAsOwner(cfg.Spool); err != nil {
+					return err
+				}
 				return check(cfg, stdout)
 			},
 		}},
