@@ -72,6 +72,9 @@ func (s *Server) resolve(ctx context.Context) ([]netip.Addr, *mail.Failure) {
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(lookup, "ip", s.Host)
 	if err == nil && len(addrs) > 0 {
+		for i, addr := range addrs {
+			addrs[i] = addr.Unmap() // an IPv4 address may come dressed as an IPv6 one, and would be logged so
+		}
 		return addrs, nil
 	}
 	if ctx.Err() != nil {
