@@ -2,7 +2,7 @@ package realtest
 
 import (
 	"bytes"
-	"fmt"
+	"errors"
 	"io/fs"
 	"os"
 	"path"
@@ -91,22 +91,15 @@ func (c call) lines() [][]byte {
 	return lines
 }
 
-// sample is the call as a text archive: one argument a line, and the input.
-func (c call) sample() []byte {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "-- argv --\n%s\n-- stdin --\n", strings.Join(c.argv, "\n"))
-	b.Write(c.stdin)
-	return b.Bytes()
-}
-
-// keepSample writes the call to the directory of samples, if one was named.
+// keepSample writes argv, one argument a line, and the input to the directory of samples, if one was named.
 func (c call) keepSample(name string) error {
 	dir := os.Getenv("POSTRIDER_PROOF_SAMPLES")
 	if dir == "" || len(c.stdin) > 16<<10 {
 		return nil
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, name+".txtar"), c.sample(), 0o644)
+	return errors.Join(
+		os.MkdirAll(dir, 0o755),
+		os.WriteFile(filepath.Join(dir, name+".argv"), []byte(strings.Join(c.argv, "\n")+"\n"), 0o644),
+		os.WriteFile(filepath.Join(dir, name+".stdin"), c.stdin, 0o644),
+	)
 }

@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// aScript is a program written for this test: its input is composed by hand, not by the program.
+const aScript = "a script"
+
 // A composition is a program at work: what it is told to do, and what sendmail has to make of it.
 type composition struct {
 	program string
@@ -27,7 +30,7 @@ const (
 	addsDate      = `Date: [A-Z][a-z]{2}, \d\d? [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [-+]\d{4}`
 	addsMessageID = `Message-I[Dd]: <[^<>@\s]+@web1\.example>`
 	addsAnn       = `From: Ann Example <ann@web1\.example>`
-	addsJose      = `From: =\?(?i:utf-8\?q)\?Jos=C3=A9(_|\?= =\?(?i:utf-8\?q)\?_)?Ejemplo\?= <jose@web1\.example>`
+	addsJose      = `From: =\?utf-8\?b\?Sm9zw6kgRWplbXBsbw==\?= <jose@web1\.example>`
 )
 
 var (
@@ -47,7 +50,7 @@ func list(n int) []string {
 // awkward is text with what mail programs stumble over.
 const awkward = "Grüße,\n.\n..\n..dots\nFrom here on\n>From there\n\n \n\ttab\n--\nthe end"
 
-// compositions is the specification of the proof. What a shell script pipes into sendmail is composed by hand.
+// compositions is the specification of the proof.
 var compositions = []composition{
 	{
 		program: "bsd-mailx", does: "UTF-8 text with a copy and a blind copy, by a user whose name is not ASCII", user: "jose",
@@ -132,7 +135,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "words without a header to root, without a last newline", user: "root",
+		program: aScript, does: "words without a header to root, without a last newline", user: "root",
 		script: `printf 'disk full on /var' | sendmail root`,
 		calls: []expected{{
 			sender: "root@web1.example", recipients: []string{"root@web1.example"},
@@ -140,7 +143,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "nothing at all", user: "ann",
+		program: aScript, does: "nothing at all", user: "ann",
 		script: `sendmail bob@site.example </dev/null`,
 		calls: []expected{{
 			sender: "ann@web1.example", recipients: bob,
@@ -148,7 +151,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "a dot that ends the message, and a doubled one", user: "ann",
+		program: aScript, does: "a dot that ends the message, and a doubled one", user: "ann",
 		script: `sendmail -t`, stdin: "To: bob@site.example\nSubject: dots\n\na\n..b\n.c\n.\nnot sent\n",
 		calls: []expected{{
 			sender: "ann@web1.example", recipients: bob,
@@ -156,7 +159,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "raw ISO-8859-1 in header and body", user: "ann",
+		program: aScript, does: "raw ISO-8859-1 in header and body", user: "ann",
 		script: `sendmail -i -t`, stdin: "To: bob@site.example\nSubject: caf\xe9\n\ncaf\xe9 \xa4\xff\n",
 		calls: []expected{{
 			sender: "ann@web1.example", recipients: bob,
@@ -164,7 +167,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "raw UTF-8 in header and body", user: "ann",
+		program: aScript, does: "raw UTF-8 in header and body", user: "ann",
 		script: `sendmail -i -t`, stdin: "To: Jürgen <bob@site.example>\nSubject: Grüße ✓\n\nGrüße ✓\n",
 		calls: []expected{{
 			sender: "ann@web1.example", recipients: bob,
@@ -172,7 +175,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "an address that is not ASCII", user: "ann",
+		program: aScript, does: "an address that is not ASCII", user: "ann",
 		script: `sendmail -i jürgen@bücher.example`, stdin: "To: jürgen@bücher.example\nSubject: Grüße\n\nGrüße\n",
 		calls: []expected{{
 			sender: "ann@web1.example", recipients: []string{"jürgen@bücher.example"},
@@ -180,7 +183,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "an mbox line first, and what only a store may write", user: "ann",
+		program: aScript, does: "an mbox line first, and what only a store may write", user: "ann",
 		script: `sendmail -oi bob@site.example`,
 		stdin:  "From ann Sat Nov 21 22:00:00 2026\nReturn-Path: <x@y.example>\nContent-Length: 5\nTo: bob@site.example\n\nFrom me\n",
 		calls: []expected{{
@@ -189,7 +192,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "a report, with the null sender and a recipient in quotes", user: "root",
+		program: aScript, does: "a report, with the null sender and a recipient in quotes", user: "root",
 		script: `sendmail -i -f '' -- '"john doe"@site.example'`,
 		stdin:  "From: MAILER-DAEMON\nTo: \"john doe\"@site.example\nAuto-Submitted: auto-replied\n\nsorry\n",
 		calls: []expected{{
@@ -201,7 +204,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "a header of 60 KB in folded lines", user: "ann",
+		program: aScript, does: "a header of 60 KB in folded lines", user: "ann",
 		script: `sendmail -i bob@site.example`,
 		stdin:  "To: bob@site.example\nReferences: <0@x>" + strings.Repeat("\n <0123456789abcdefghijklmnopqrstuvwxyz@news.example>", 1200) + "\n\nhi\n",
 		calls: []expected{{
@@ -210,7 +213,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "a line of 20 KB", user: "ann",
+		program: aScript, does: "a line of 20 KB", user: "ann",
 		script: `sendmail -i bob@site.example`,
 		stdin:  "To: bob@site.example\n\n" + strings.Repeat("long ", 4000) + "\nshort\n",
 		calls: []expected{{
@@ -219,7 +222,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "NUL and carriage returns where none belong", user: "ann",
+		program: aScript, does: "NUL and carriage returns where none belong", user: "ann",
 		script: `sendmail -i bob@site.example`,
 		stdin:  "To: bob@site.example\n\na\x00b\rc\r\r\nd\n",
 		calls: []expected{{
@@ -228,7 +231,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "a mailing to 500 recipients by argument", user: "ann",
+		program: aScript, does: "a mailing to 500 recipients by argument", user: "ann",
 		script: `sendmail -i ` + strings.Join(list(500), " "),
 		stdin:  "From: news@web1.example\nTo: undisclosed-recipients:;\nSubject: news\n\nto all of you\n",
 		calls: []expected{{
@@ -237,7 +240,7 @@ var compositions = []composition{
 		}},
 	},
 	{
-		program: "a script", does: "a mailing to 500 recipients by blind copy", user: "ann",
+		program: aScript, does: "a mailing to 500 recipients by blind copy", user: "ann",
 		script: `sendmail -i -t`,
 		stdin:  "From: news@web1.example\nTo: undisclosed-recipients:;\nBcc: " + strings.Join(list(500), ",\n ") + "\nSubject: news\n\nto all of you\n",
 		calls: []expected{{
@@ -261,7 +264,7 @@ var cronJobs = composition{
 	program: "cron", does: "what jobs print, of a user who named others and of root",
 	calls: []expected{
 		{
-			sender: "root@web1.example", recipients: []string{"ops@site.example", "root@web1.example"},
+			sender: "ann@web1.example", recipients: []string{"ops@site.example", "root@web1.example"},
 			repairs: repairs{
 				add: []string{addsDate, addsMessageID},
 				change: map[string]string{

@@ -70,7 +70,7 @@ var attemptLine = regexp.MustCompile(`(?m)\b([0-9A-Z]{11}): to=<(.*?)>, .*\bdsn=
 // pass makes one pass and returns what was logged about recipients, and all of the log.
 func (w *world) pass() ([]attempt, string) {
 	w.t.Helper()
-	log, err := w.run("postrider", nil, "queue-runner")
+	log, err := w.run("postrider", nil, "/usr/local/sbin/queue-runner")
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -57,22 +58,22 @@ func TestRealInput(t *testing.T) {
 	w.write("etc/ssl/certs/ca-certificates.crt", w.read("etc/postrider/ca.pem"), 0o644, "root")
 
 	var shipments []shipment
-	for i, c := range compositions {
+	for _, c := range compositions {
 		out, err := w.run(c.user, []byte(c.stdin), "sh", "-euc", c.script)
 		if err != nil || out != "" {
 			t.Errorf("%s, %s: %v, printed %q", c.program, c.does, err, out)
 		}
-		shipments = append(shipments, w.ship(t, fmt.Sprintf("%02d", i), c, shipments)...)
+		shipments = append(shipments, w.ship(t, c, shipments)...)
 	}
 	w.startCron()
-	shipments = append(shipments, w.ship(t, "cron", cronJobs, shipments)...)
+	shipments = append(shipments, w.ship(t, cronJobs, shipments)...)
 
 	attempts, log := w.pass()
 	w.compare(t, shipments, attempts, w.arrivals())
 	if t.Failed() {
-		t.Logf("the log of the pass:\n%s", log)
+		t.Logf("the log of the pass:\n%.20000s", log)
 	}
-	if out := w.must("postrider", "mailq"); out != "Mail queue is empty\n" {
+	if out := w.must("postrider", "/usr/local/sbin/mailq"); out != "Mail queue is empty\n" {
 		t.Errorf("after the pass mailq says:\n%s", out)
 	}
 }
@@ -88,8 +89,10 @@ func (w *world) startCron() {
 	w.eventually("cron has sent the output of its jobs", func() bool { return w.finished(len(cronJobs.calls)) })
 }
 
+var notWord = regexp.MustCompile(`\W+`)
+
 // ship takes the calls that a composition led to, and the messages that they left in the queue besides those before.
-func (w *world) ship(t *testing.T, sample string, c composition, before []shipment) []shipment {
+func (w *world) ship(t *testing.T, c composition, before []shipment) []shipment {
 	t.Helper()
 	name := c.program + ", " + c.does
 	calls := w.calls()
@@ -105,8 +108,10 @@ func (w *world) ship(t *testing.T, sample string, c composition, before []shipme
 		if call.status != "0" {
 			t.Errorf("%s: sendmail %q exited with status %q", name, call.argv[1:], call.status)
 		}
-		if err := call.keepSample(fmt.Sprintf("%s-%d-%s", sample, i, strings.ReplaceAll(c.program, " ", "-"))); err != nil {
-			t.Error(err)
+		if c.program != aScript {
+			if err := call.keepSample(fmt.Sprintf("%02d-%s", len(before)+i, notWord.ReplaceAllString(c.program, "-"))); err != nil {
+				t.Error(err)
+			}
 		}
 		shipments = append(shipments, shipment{name: name, call: call, expected: c.calls[i], id: ids[i]})
 	}
