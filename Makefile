@@ -74,7 +74,7 @@ install: build ## install below DESTDIR/PREFIX (/usr/local); as root also the us
 		sed 's|/usr/local/sbin/|$(SBINDIR)/|; s|/var/spool/postrider|$(SPOOL)|' $$unit >$(DESTDIR)$(UNITDIR)/$${unit##*/} || exit 1; \
 	done
 	[ -e $(DESTDIR)$(SYSCONFDIR)/postrider/postrider.toml ] || \
-		install -m 0644 packaging/postrider.toml $(DESTDIR)$(SYSCONFDIR)/postrider/postrider.toml
+		install -m 0644 examples/postrider.toml $(DESTDIR)$(SYSCONFDIR)/postrider/postrider.toml
 	if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then packaging/setup $(SPOOL) $(SBINDIR)/sendmail; fi
 
 uninstall: ## remove what install installed, but neither configuration nor spool
