@@ -9,6 +9,7 @@ import (
 
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/spool/drop"
+	"golang.org/x/sys/unix"
 )
 
 // Compare brings index and queue/ together, in favour of the files:
@@ -32,12 +33,13 @@ func (s *Spool) Compare() error {
 		return err
 	}
 	here := make(map[mail.ID]bool, len(ids))
-	var unknown, dead []mail.ID
+	var unknown []mail.ID
+	var dead []finished
 	for _, id := range ids {
 		here[id] = true
 		switch {
 		case buried[id]:
-			dead = append(dead, id)
+			dead = append(dead, finished{id, true})
 		case !known[id]:
 			unknown = append(unknown, id)
 		}
@@ -95,7 +97,7 @@ func (s *Spool) indexed() (known, buried map[mail.ID]bool, err error) {
 }
 
 // bury removes the files of messages that were over, and the tombstones.
-func (s *Spool) bury(buried map[mail.ID]bool, dead []mail.ID) error {
+func (s *Spool) bury(buried map[mail.ID]bool, dead []finished) error {
 	if err := s.remove(dead); err != nil {
 		return err
 	}
@@ -198,13 +200,13 @@ type adoption struct {
 
 // examine reads a file of queue/ that the index does not know; nil if it had to be set aside.
 func (s *Spool) examine(id mail.ID) (*adoption, error) {
-	f, err := s.queue.Read(string(id))
+	f, err := s.queue.ReadOwn(string(id))
 	if err == nil {
 		defer f.Close()
 		err = f.Verify()
 	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, drop.ErrBusy) {
-		// Nobody writes here but a report of the last pass, which is dead.
+	var errno unix.Errno
+	if errors.As(err, &errno) || errors.Is(err, drop.ErrNewer) {
 		return nil, err
 	}
 	if err != nil {

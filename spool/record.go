@@ -17,7 +17,8 @@ type message struct {
 	arrival time.Time
 	size    int64
 	sender  mail.Path
-	pending int // recipients that are not final
+	pending int  // recipients that are not final
+	journal bool // there is one
 }
 
 // A recipient is the record of a recipient that is not final.
@@ -68,6 +69,7 @@ func (m *message) encode(key []byte) []byte {
 	b = binary.AppendVarint(b, m.size)
 	b = appendString(b, m.sender.Address())
 	b = binary.AppendVarint(b, int64(m.pending))
+	b = appendBool(b, m.journal)
 	return seal(key, b)
 }
 
@@ -80,6 +82,7 @@ func (m *message) decode(key, value []byte) error {
 	m.size = r.int()
 	m.sender = r.path()
 	m.pending = int(r.int())
+	m.journal = r.bool()
 	return r.err
 }
 

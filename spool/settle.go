@@ -171,18 +171,18 @@ func (s *Spool) Settle(settlements []Settlement, hops []HopState) error {
 			return err
 		}
 	}
-	var done []mail.ID
+	var done []finished
 	err := s.update(func(x *tx) error {
 		if err := x.forgetTombstones(s.sunk); err != nil {
 			return err
 		}
 		for _, st := range settlements {
-			over, err := s.settle(x, st)
+			over, journal, err := s.settle(x, st)
 			if err != nil {
 				return err
 			}
 			if over {
-				done = append(done, st.ID)
+				done = append(done, finished{st.ID, journal})
 			}
 		}
 		return x.putHops(hops, s.opts.Now())
@@ -208,39 +208,50 @@ func (s *Spool) journalIfStays(st Settlement) error {
 	return s.appendJournal(st.ID, final)
 }
 
-// settle applies one settlement, and reports whether the message is over.
-func (s *Spool) settle(x *tx, st Settlement) (over bool, err error) {
+// settle applies one settlement, and reports whether the message is over, and has a journal.
+func (s *Spool) settle(x *tx, st Settlement) (over, journal bool, err error) {
 	if err := s.insert(x, st.Reports); err != nil {
-		return false, err
+		return false, false, err
 	}
 	m, ok, err := x.message(st.ID)
 	if err != nil || !ok {
-		return false, err
+		return false, false, err
 	}
+	final, err := s.dispose(x, &m, st)
+	if err != nil {
+		return false, false, err
+	}
+	m.journal = m.journal || final > 0 && final < st.Pending
+	return m.pending == 0, m.journal, x.finish(st.ID, m)
+}
+
+// dispose applies the dispositions of one settlement, and returns how many recipients became final.
+func (s *Spool) dispose(x *tx, m *message, st Settlement) (final int, err error) {
 	for _, d := range st.Dispositions {
 		p, ok, err := x.recipient(st.ID, d.Recipient)
 		if err != nil {
-			return false, err
+			return final, err
 		}
 		if !ok {
 			continue
 		}
 		if err := x.due.Delete(dueKey(p.hop, p.next, st.ID, d.Recipient)); err != nil {
-			return false, err
+			return final, err
 		}
 		if d.Result.Action.Final() {
+			final++
 			m.pending--
 			if err := x.recipients.Delete(recipientKey(st.ID, d.Recipient)); err != nil {
-				return false, err
+				return final, err
 			}
 			continue
 		}
 		s.amend(&p, m.sender, d)
 		if err := x.putRecipient(st.ID, d.Recipient, &p); err != nil {
-			return false, err
+			return final, err
 		}
 	}
-	return m.pending == 0, x.finish(st.ID, m)
+	return final, nil
 }
 
 // amend writes the result of an attempt that was not final into the record.
@@ -304,26 +315,38 @@ func (s *Spool) HopTrouble(name string) (failures int, until time.Time, err erro
 	return failures, until, err
 }
 
-// remove deletes the files of messages that are over, and makes that durable.
-func (s *Spool) remove(ids []mail.ID) error {
-	if len(ids) == 0 {
+// A finished message is one whose files are to go.
+type finished struct {
+	id      mail.ID
+	journal bool
+}
+
+// remove deletes the files of messages that are over, and makes that durable. Until it is, their tombstones stay: after
+// an error no further turn may drop them.
+func (s *Spool) remove(done []finished) (err error) {
+	if len(done) == 0 {
 		return nil
 	}
-	for _, id := range ids {
+	defer func() {
+		if err != nil {
+			s.failed = err
+		}
+	}()
+	for _, f := range done {
 		// The message first: without its journal it would be sent again.
-		for _, name := range []string{string(id), string(id) + journalSuffix} {
+		names := []string{string(f.id), string(f.id) + journalSuffix}
+		if !f.journal {
+			names = names[:1]
+		}
+		for _, name := range names {
 			path := s.path("queue/" + name)
 			if err := unix.Unlink(path); err != nil && !errors.Is(err, unix.ENOENT) {
 				return &os.PathError{Op: "remove", Path: path, Err: err}
 			}
 		}
+		s.sunk = append(s.sunk, f.id)
 	}
-	if err := s.queue.Sync(); err != nil {
-		s.failed = err
-		return err
-	}
-	s.sunk = append(s.sunk, ids...)
-	return nil
+	return s.queue.Sync()
 }
 
 func (x *tx) forgetTombstones(ids []mail.ID) error {

@@ -212,7 +212,7 @@ func (s *Spool) Woken() bool { return Woken(s.dir) }
 func (s *Spool) path(name string) string { return filepath.Join(s.dir, name) }
 
 // Read opens a queued message.
-func (s *Spool) Read(id mail.ID) (*drop.File, error) { return s.queue.Read(string(id)) }
+func (s *Spool) Read(id mail.ID) (*drop.File, error) { return s.queue.ReadOwn(string(id)) }
 
 // CreateReport starts a message of ours in the queue. Once its Commit has returned, hand its ID to Settle together
 // with the results that it reports.

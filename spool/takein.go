@@ -149,7 +149,7 @@ func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool) error {
 			return err
 		}
 	}
-	m := message{arrival: t.Envelope.Arrival, size: t.Size, sender: t.Envelope.Sender, pending: pending}
+	m := message{arrival: t.Envelope.Arrival, size: t.Size, sender: t.Envelope.Sender, pending: pending, journal: len(final) > 0}
 	return x.messages.Put(key, m.encode(key))
 }
 

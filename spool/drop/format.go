@@ -213,12 +213,17 @@ func appendTrailer(b []byte, size int64, f mail.Facts, crc uint32) []byte {
 }
 
 func parseTrailer(b []byte) (size int64, f mail.Facts, crc uint32, err error) {
-	var flags string
-	n, err := fmt.Sscanf(string(b), "end %012d line %012d flags %2s crc32c %08x\n", &size, &f.LongestLine, &flags, &crc)
-	if err != nil || n != 4 || len(b) != trailerLength || size < 0 {
+	field := strings.Fields(string(b))
+	if len(b) != trailerLength || len(field) != 8 || field[0] != "end" || field[2] != "line" || field[4] != "flags" ||
+		len(field[5]) != 2 || field[6] != "crc32c" {
 		return 0, f, 0, ErrIncomplete
 	}
-	f.EightBit = flags[0] == '8'
-	f.HeaderUTF8 = flags[1] == 'u'
-	return size, f, crc, nil
+	size, errSize := strconv.ParseInt(field[1], 10, 64)
+	line, errLine := strconv.ParseUint(field[3], 10, 63)
+	sum, errSum := strconv.ParseUint(field[7], 16, 32)
+	if errSize != nil || errLine != nil || errSum != nil || size < 0 {
+		return 0, f, 0, ErrIncomplete
+	}
+	f = mail.Facts{EightBit: field[5][0] == '8', HeaderUTF8: field[5][1] == 'u', LongestLine: int(line)}
+	return size, f, uint32(sum), nil
 }

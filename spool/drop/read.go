@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/postrider/postrider/internal/mail"
 	"golang.org/x/sys/unix"
@@ -20,11 +21,15 @@ var ErrBusy = errors.New("message file is being written")
 type File struct {
 	mail.Message
 	f       *os.File
-	fixed   [smallFile]byte // the whole file, if it fits
-	content int64           // offset of the content
-	length  int64           // of the file
+	fixed   *[smallFile]byte // the whole file, if it fits
+	content int64            // offset of the content
+	length  int64            // of the file
+	owner   uint32
 	crc     uint32
 }
+
+// buffers keeps the memory of closed files for the next ones: a pass reads one file after another.
+var buffers = sync.Pool{New: func() any { return new([smallFile]byte) }}
 
 // smallFile is up to which size a file is read at once. Most messages are this small.
 const smallFile = 16 << 10
@@ -34,7 +39,12 @@ const maxEnvelope = 64 << 20
 
 // Read opens the message file name in d and reads its envelope and last line, not its content. The Content of the
 // message is valid until Close. It refuses what is not a regular file with one name, and what is being written.
-func (d *Dir) Read(name string) (*File, error) {
+func (d *Dir) Read(name string) (*File, error) { return d.read(name, (*File).lock) }
+
+// ReadOwn is Read for a directory that nobody else can write to, where names appear only when their files are complete.
+func (d *Dir) ReadOwn(name string) (*File, error) { return d.read(name, (*File).stat) }
+
+func (d *Dir) read(name string, check func(*File) error) (*File, error) {
 	id, err := mail.ParseID(name)
 	if err != nil {
 		return nil, err
@@ -44,24 +54,56 @@ func (d *Dir) Read(name string) (*File, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: d.path + "/" + name, Err: err}
 	}
-	m := &File{f: os.NewFile(uintptr(fd), d.path+"/"+name)}
+	m := &File{f: os.NewFile(uintptr(fd), d.path+"/"+name), fixed: buffers.Get().(*[smallFile]byte)}
 	m.QueueID = id
-	if err := m.read(); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", m.f.Name(), err), m.f.Close())
+	if err := m.read(check); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", m.f.Name(), err), m.Close())
 	}
 	return m, nil
 }
 
 // Close closes the file. The message's Content can no longer be read.
-func (m *File) Close() error { return m.f.Close() }
+func (m *File) Close() error {
+	if m.fixed != nil {
+		buffers.Put(m.fixed)
+		m.fixed, m.Content = nil, nil
+	}
+	return m.f.Close()
+}
 
-func (m *File) read() error {
+func (m *File) read(check func(*File) error) error {
+	if err := check(m); err != nil {
+		return err
+	}
+	if err := m.readEnvelope(); err != nil {
+		return err
+	}
+	return m.readTrailer()
+}
+
+// stat refuses what is not a regular file with one name.
+func (m *File) stat() error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(m.f.Fd()), &st); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return errors.New("not a regular file")
+	}
+	if st.Nlink == 0 {
+		return os.ErrNotExist
+	}
+	if st.Nlink > 1 {
+		return errors.New("more than one link")
+	}
+	m.length, m.owner = st.Size, st.Uid
+	return nil
+}
+
+// lock makes sure, besides, that nobody is writing the file.
+func (m *File) lock() error {
+	if err := m.stat(); err != nil {
+		return err
 	}
 	if err := unix.Flock(int(m.f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
@@ -70,31 +112,14 @@ func (m *File) read() error {
 		return err
 	}
 	// Under the lock: a submitter whose sync failed has removed the name before it let go.
-	if err := unix.Fstat(int(m.f.Fd()), &st); err != nil {
-		return err
-	}
-	if st.Nlink == 0 {
-		return os.ErrNotExist
-	}
-	if st.Nlink > 1 {
-		return errors.New("more than one link")
-	}
-	m.length = st.Size
-	if err := m.readEnvelope(); err != nil {
-		return err
-	}
-	if err := m.readTrailer(); err != nil {
-		return err
-	}
-	m.setSubmitter(st.Uid)
-	return nil
+	return m.stat()
 }
 
 // setSubmitter lets the file's owner be the submitter, whatever the file says: only files of our own user, who also
 // writes for others (reports, submissions through a socket), are believed.
-func (m *File) setSubmitter(owner uint32) {
-	if int(owner) != os.Geteuid() {
-		m.Submitter = int(owner)
+func (m *File) setSubmitter() {
+	if int(m.owner) != os.Geteuid() {
+		m.Submitter = int(m.owner)
 	}
 }
 
@@ -108,6 +133,7 @@ func (m *File) readEnvelope() error {
 		env, length, err := parseEnvelope(text)
 		if err == nil {
 			m.Envelope, m.content = *env, int64(length)
+			m.setSubmitter()
 			return nil
 		}
 		if err != ErrIncomplete || int64(len(text)) == m.length || len(text) >= maxEnvelope {
