@@ -25,6 +25,8 @@ const (
 		"relays to, to send for the domain."
 	advisePolicy = "The server refuses the message by its rules; the text above may say which. Sending it again " +
 		"unchanged will not help. If you cannot tell why, show this report to the administrator of {host}."
+	adviseOwnRules = "{host} is set up not to send this. If you think that it should, show this report to its " +
+		"administrator."
 	adviseLogin = "{host} could not log in at the server that is to take its mail. The message is not to blame: show this " +
 		"report to the administrator of {host}, who has to check user name and password."
 	adviseTLS = "The connection to the server was not as safe as it has to be (TLS). The message is not to blame: show " +
@@ -77,7 +79,7 @@ func adviceText(result *mail.Result) string {
 			return adviseUTF8
 		}
 	case 7:
-		return adviceOnPolicy(c[2])
+		return adviceOnPolicy(result, c[2])
 	}
 	return adviceOther(result, c)
 }
@@ -116,7 +118,7 @@ func adviceOnNetwork(c mail.EnhancedCode) string {
 	return adviseAgain
 }
 
-func adviceOnPolicy(detail int) string {
+func adviceOnPolicy(result *mail.Result, detail int) string {
 	switch {
 	case detail == 4 || detail == 5 || detail == 6 || detail == 10 || detail == 30:
 		return adviseTLS
@@ -124,6 +126,8 @@ func adviceOnPolicy(detail int) string {
 		return adviseUnproven
 	case detail == 27:
 		return adviseSender
+	case !result.Remote:
+		return adviseOwnRules
 	}
 	return advisePolicy
 }

@@ -433,6 +433,7 @@ func TestAdvice(t *testing.T) {
 		{"too big without enhanced code", failed(mail.OfMessage, 552, none), adviseSize},
 		{"too big for the mailbox", failed(mail.OfRecipient, 552, mail.EnhancedCode{5, 2, 3}), adviseSize},
 		{"refused by policy", failed(mail.OfMessage, 550, mail.EnhancedCode{5, 7, 1}), advisePolicy},
+		{"refused by ourselves", ours(mail.OfRecipient, mail.EnhancedCode{5, 7, 1}), adviseOwnRules},
 		{"SPF", failed(mail.OfMessage, 550, mail.EnhancedCode{5, 7, 23}), adviseUnproven},
 		{"DMARC", failed(mail.OfMessage, 550, mail.EnhancedCode{5, 7, 26}), adviseUnproven},
 		{"sender refused", failed(mail.OfMessage, 553, mail.EnhancedCode{5, 1, 8}), adviseSender},

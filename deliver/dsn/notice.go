@@ -59,6 +59,8 @@ func returnedWords(o *original) string {
 // outlook says what comes next.
 func (r *Report) outlook() string {
 	switch {
+	case r.Action != mail.Delayed && len(r.Recipients) == 1:
+		return "Nothing more will be tried for this address. Recipients who are not named here are not affected."
 	case r.Action != mail.Delayed:
 		return "Nothing more will be tried for these addresses. Recipients who are not named here are not affected."
 	case r.WillRetryUntil.IsZero():
