@@ -2,10 +2,10 @@ package smtp
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/postrider/postrider/internal/mail"
 )
@@ -111,12 +111,12 @@ func cutEnhanced(code int, text []byte) (mail.EnhancedCode, []byte) {
 	if len(text) < len("2.0.0") || int(text[0]-'0') != code/100 || text[1] != '.' {
 		return mail.EnhancedCode{}, text
 	}
-	word, rest, _ := strings.Cut(string(text), " ")
-	enhanced, ok := mail.ParseEnhancedCode(word)
+	word, rest, _ := bytes.Cut(text, []byte(" "))
+	enhanced, ok := mail.ParseEnhancedCode(string(word))
 	if !ok {
 		return mail.EnhancedCode{}, text
 	}
-	return enhanced, []byte(rest)
+	return enhanced, rest
 }
 
 // appendPrintable appends what a server said with a ? for each octet that is not printable ASCII: its words go into

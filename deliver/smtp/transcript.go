@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -30,11 +31,16 @@ func (t *transcript) note(text string) { t.add("C: ", []byte(text)) }
 
 // heard records a reply.
 func (t *transcript) heard(r mail.Reply) {
-	var line [maxTranscriptLine]byte
-	head := mail.Reply{Code: r.Code, Enhanced: r.Enhanced}.String()
+	var line [2 * maxTranscriptLine]byte
+	head := strconv.AppendInt(line[:0], int64(r.Code), 10)
+	if r.Enhanced != (mail.EnhancedCode{}) {
+		for i, n := range r.Enhanced {
+			head = strconv.AppendInt(append(head, " .."[i]), int64(n), 10)
+		}
+	}
+	head = append(head, ' ')
 	for text := range strings.SplitSeq(r.Text, "\n") {
-		b := append(append(line[:0], head...), ' ')
-		t.add("S: ", append(b, text...))
+		t.add("S: ", append(head, text[:min(len(text), maxTranscriptLine)]...))
 	}
 }
 

@@ -3,9 +3,9 @@
 package smtptest
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -102,9 +102,22 @@ type Server struct {
 
 // Start returns a server that is listening.
 func Start(opts Options) (*Server, error) {
+	s, err := prepare(opts)
+	if err != nil {
+		return nil, err
+	}
 	if opts.Addr == "" {
 		opts.Addr = "127.0.0.1:0"
 	}
+	if s.listener, err = net.Listen("tcp", opts.Addr); err != nil {
+		return nil, err
+	}
+	s.serving.Go(s.accept)
+	return s, nil
+}
+
+// prepare returns a server without a listener.
+func prepare(opts Options) (*Server, error) {
 	if opts.Hostname == "" {
 		opts.Hostname = "mx.invalid"
 	}
@@ -123,12 +136,6 @@ func Start(opts Options) (*Server, error) {
 			return nil, fmt.Errorf("make a certificate: %w", err)
 		}
 	}
-	listener, err := net.Listen("tcp", opts.Addr)
-	if err != nil {
-		return nil, err
-	}
-	s.listener = listener
-	s.serving.Go(s.accept)
 	return s, nil
 }
 
@@ -147,19 +154,42 @@ func NewServer(t TB, opts Options) *Server {
 	if err != nil {
 		t.Fatalf("start an SMTP server: %v", err)
 	}
-	t.Cleanup(func() {
-		t.Helper()
-		if err := s.Close(); err != nil {
-			t.Errorf("close the SMTP server: %v", err)
-		}
-		if !opts.Strict {
-			return
-		}
-		for _, v := range s.Violations() {
-			t.Errorf("SMTP client: %s", v)
-		}
-	})
+	t.Cleanup(func() { s.finish(t) })
 	return s
+}
+
+// NewPipe is NewServer without a socket: Dial is the only way to the server. In a bubble of testing/synctest time then
+// passes while client and server wait for each other, as it does not with sockets.
+func NewPipe(t TB, opts Options) *Server {
+	t.Helper()
+	s, err := prepare(opts)
+	if err != nil {
+		t.Fatalf("prepare an SMTP server: %v", err)
+	}
+	t.Cleanup(func() { s.finish(t) })
+	return s
+}
+
+func (s *Server) finish(t TB) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Errorf("close the SMTP server: %v", err)
+	}
+	if !s.opts.Strict {
+		return
+	}
+	for _, v := range s.Violations() {
+		t.Errorf("SMTP client: %s", v)
+	}
+}
+
+// Dial returns a connection to the server that goes over no network, whatever address it is for.
+func (s *Server) Dial(context.Context, string, string) (net.Conn, error) {
+	client, server := net.Pipe()
+	if !s.serve(server) {
+		return nil, net.ErrClosed
+	}
+	return client, nil
 }
 
 func (s *Server) accept() {
@@ -168,34 +198,39 @@ func (s *Server) accept() {
 		if err != nil {
 			return
 		}
-		s.mu.Lock()
-		if s.closed {
-			s.mu.Unlock()
-			_ = conn.Close()
-			return
-		}
-		s.connections++
-		number := s.connections
-		s.conns[conn] = true
-		s.mu.Unlock()
-		s.serving.Go(func() {
-			newSession(s, conn, number).run()
-			_ = conn.Close() // the client sees it; nobody else is interested
-			s.mu.Lock()
-			delete(s.conns, conn)
-			s.mu.Unlock()
-		})
+		s.serve(conn)
 	}
+}
+
+// serve serves a connection in a goroutine of its own, unless the server is closed.
+func (s *Server) serve(conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		_ = conn.Close()
+		return false
+	}
+	s.connections++
+	number := s.connections
+	s.conns[conn] = true
+	s.serving.Go(func() {
+		newSession(s, conn, number).run()
+		_ = conn.Close() // the client sees it; nobody else is interested
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.conns, conn)
+	})
+	return true
 }
 
 // Close hangs up on everybody and waits until all is quiet.
 func (s *Server) Close() error {
 	s.mu.Lock()
-	s.closed = true
-	err := s.listener.Close()
-	if errors.Is(err, net.ErrClosed) {
-		err = nil
+	var err error
+	if s.listener != nil && !s.closed {
+		err = s.listener.Close()
 	}
+	s.closed = true
 	for conn := range s.conns {
 		_ = conn.Close()
 	}
