@@ -35,7 +35,7 @@ type pass struct {
 	sessions int // workers running
 	hops     map[string]*hopWork
 	retried  map[mail.ID]int // how often messages were given another session at once
-	stop     <-chan struct{}
+	soft     context.Context // done when the pass is told to stop
 	stopping bool
 	busy     time.Duration // when to look again for a submission that was being written; 0 if there was none
 }
@@ -75,7 +75,7 @@ func (p *pass) run(ctx context.Context) error {
 	hard, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
 	stop := ctx.Done()
-	p.stop = stop
+	p.soft = ctx
 	for {
 		if !p.stopping {
 			if err := p.look(); err != nil {
@@ -183,7 +183,7 @@ func (p *pass) start(ctx context.Context, hop string) error {
 	}
 	w.workers++
 	p.sessions++
-	go p.newWorker(hop, w.route, p.stop).run(ctx, claims)
+	go p.newWorker(hop, w.route, p.soft).run(ctx, claims)
 	return nil
 }
 

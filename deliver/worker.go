@@ -16,21 +16,21 @@ type worker struct {
 	hop     string
 	route   Route
 	events  chan<- event
-	stop    <-chan struct{} // closed when no further message is to be begun
+	soft    context.Context // done when no further session or message is to be begun
 	session Session
 	useful  bool // the session has answered for a message
 	opened  bool // any session has been opened
 }
 
-func (p *pass) newWorker(hop string, route Route, stop <-chan struct{}) *worker {
-	return &worker{clerk: p.clerk, hop: hop, route: route, events: p.events, stop: stop}
+func (p *pass) newWorker(hop string, route Route, soft context.Context) *worker {
+	return &worker{clerk: p.clerk, hop: hop, route: route, events: p.events, soft: soft}
 }
 
 // run makes the attempts claimed, and asks for more until there is none.
 func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 	defer w.end()
 	for len(claims) > 0 {
-		if failure := w.open(ctx); failure != nil {
+		if failure := w.open(); failure != nil {
 			w.refused(claims, failure)
 			return
 		}
@@ -40,9 +40,6 @@ func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 			more = w.ask()
 		}
 		left, failure := w.serve(ctx, claims)
-		if more == nil && len(left) == 0 {
-			more = w.ask()
-		}
 		claims = left
 		if more != nil {
 			claims = append(claims, <-more...)
@@ -50,6 +47,10 @@ func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 		if failure != nil || w.stopped() {
 			w.giveBack(claims, failure)
 			return
+		}
+		if len(claims) == 0 {
+			// Once more, now that the last results are known: a report, say, may go the same way.
+			claims = <-w.ask()
 		}
 	}
 }
@@ -61,21 +62,14 @@ func (w *worker) end() {
 	w.events <- event{hop: w.hop, ended: true}
 }
 
-func (w *worker) stopped() bool {
-	select {
-	case <-w.stop:
-		return true
-	default:
-		return false
-	}
-}
+func (w *worker) stopped() bool { return w.soft.Err() != nil }
 
 // open makes sure that there is a session.
-func (w *worker) open(ctx context.Context) *mail.Result {
+func (w *worker) open() *mail.Result {
 	if w.session != nil {
 		return nil
 	}
-	session, err := w.route.Open(ctx, w.route.Domain)
+	session, err := w.route.Open(w.soft, w.route.Domain)
 	if err != nil {
 		var f *mail.Failure
 		if errors.As(err, &f) {
@@ -168,6 +162,10 @@ func positions(c spool.Claim) []int {
 
 // refused settles what was claimed for a session that could not be had.
 func (w *worker) refused(claims []spool.Claim, failure *mail.Result) {
+	if w.stopped() {
+		w.giveBack(claims, nil)
+		return
+	}
 	if w.opened || failure.Scope == mail.OfUs {
 		w.giveBack(claims, failure)
 		return

@@ -48,6 +48,7 @@ func (c *session) run() {
 	}
 	c.server.note("CONNECT")
 	if _, err := c.answer("CONNECT", "220 "+c.server.opts.Hostname+" ESMTP"); err != nil {
+		_ = c.w.Flush()
 		return
 	}
 	for {

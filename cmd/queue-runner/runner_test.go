@@ -1,0 +1,412 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/internal/smtptest"
+	"github.com/postrider/postrider/spool"
+	"github.com/postrider/postrider/spool/drop"
+)
+
+// asCommand makes the test binary be queue-runner.
+const asCommand = "POSTRIDER_TEST_AS_QUEUE_RUNNER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// A world is a spool and a configuration in a temporary directory.
+type world struct {
+	t      *testing.T
+	dir    string
+	config string
+	log    string // of the passes that have ended
+}
+
+func newWorld(t *testing.T, settings string) *world {
+	t.Helper()
+	dir := t.TempDir()
+	w := &world{t: t, dir: filepath.Join(dir, "spool"), config: filepath.Join(dir, "postrider.toml")}
+	settings = fmt.Sprintf("spool = %q\nhostname = \"here.example\"\nlog = \"stderr\"\n%s", w.dir, settings)
+	if err := os.WriteFile(w.config, []byte(settings), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := spool.Create(w.dir); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func relayTo(s *smtptest.Server) string { return fmt.Sprintf("relay = \"smtp://%s\"\n", s.Addr()) }
+
+// submit drops a message as sendmail does.
+func (w *world) submit(rcpts ...string) mail.ID {
+	w.t.Helper()
+	d, err := drop.Open(filepath.Join(w.dir, "drop"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer d.Close()
+	sender, err := mail.ParsePath("ann@example.org")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	env := &mail.Envelope{Arrival: drop.Now(), Sender: sender, Submitter: os.Getuid()}
+	for _, r := range rcpts {
+		p, err := mail.ParsePath(r)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		env.Recipients = append(env.Recipients, mail.Recipient{Path: p})
+	}
+	f, err := d.Create(env)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	io.WriteString(f, "From: ann@example.org\r\nSubject: figures\r\n\r\n.hello\r\n")
+	id, err := f.Commit(mail.Facts{LongestLine: 21})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+func (w *world) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], append([]string{"-C", w.config}, args...)...)
+	cmd.Env = append(os.Environ(), asCommand+"=1")
+	return cmd
+}
+
+// run runs queue-runner to its end, and returns its exit status.
+func (w *world) run(args ...string) int {
+	w.t.Helper()
+	cmd := w.command(args...)
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	w.log += out.String()
+	if _, ok := err.(*exec.ExitError); err != nil && !ok {
+		w.t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+func (w *world) pass() {
+	w.t.Helper()
+	if status := w.run(); status != 0 {
+		w.t.Fatalf("queue-runner: exit %d:\n%s", status, w.log)
+	}
+}
+
+// waiting returns what the spool lists: address, and reason.
+func (w *world) waiting() []string {
+	w.t.Helper()
+	var list []string
+	for e, err := range spool.List(w.dir) {
+		if err != nil {
+			w.t.Fatalf("List: %v", err)
+		}
+		for _, r := range e.Recipients {
+			list = append(list, r.Path.Address()+": "+r.Reason)
+		}
+	}
+	return list
+}
+
+func (w *world) wantLog(parts ...string) {
+	w.t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(w.log, part) {
+			w.t.Errorf("%q is not in the log:\n%s", part, w.log)
+		}
+	}
+}
+
+func TestPassOverARealServer(t *testing.T) {
+	s := smtptest.NewServer(t, smtptest.Options{Strict: true, Replies: map[string]string{
+		"RCPT TO:<cyd@": "451 4.2.0 greylisted",
+		"RCPT TO:<dan@": "550 5.1.1 no such user",
+	}})
+	w := newWorld(t, relayTo(s))
+	id := w.submit("bob@example.net", "cyd@example.net", "dan@example.net")
+	w.pass()
+	w.wantLog(
+		string(id)+": uid=", "from=<ann@example.org>, size=51, nrcpt=3 (queued)",
+		string(id)+": to=<bob@example.net>, relay="+"127.0.0.1[127.0.0.1]:"+fmt.Sprint(s.Port()), "status=sent (250",
+		"to=<cyd@example.net>", "dsn=4.2.0, status=deferred (451 4.2.0 greylisted)",
+		"to=<dan@example.net>", "dsn=5.1.1, status=bounced (550 5.1.1 no such user)",
+		"sender notified of non-delivery: ",
+	)
+	if got := w.waiting(); len(got) != 1 || got[0] != "cyd@example.net: 451 4.2.0 greylisted" {
+		t.Errorf("waiting: %q", got)
+	}
+	messages := s.Messages()
+	if len(messages) != 2 {
+		t.Fatalf("%d messages arrived, want the message and its report", len(messages))
+	}
+	if got := string(messages[0].Content); !strings.HasSuffix(got, "\r\n\r\n.hello\r\n") {
+		t.Errorf("content %q", got)
+	}
+	report := messages[1]
+	if report.Sender != "" || report.Recipients[0].Address != "ann@example.org" || !strings.Contains(string(report.Content), "Final-Recipient: rfc822; dan@example.net") {
+		t.Errorf("report from <%s> to %v:\n%s", report.Sender, report.Recipients, report.Content)
+	}
+	if s.Connections() != 1 {
+		t.Errorf("%d connections, want one session for both", s.Connections())
+	}
+}
+
+func TestSmarthostInTroubleDefers(t *testing.T) {
+	greeting := func(reply string) map[string]string { return map[string]string{"CONNECT": reply} }
+	tests := []struct {
+		name    string
+		options smtptest.Options
+		reason  string
+	}{
+		{"refuses with 421", smtptest.Options{Replies: greeting("421 4.3.2 too busy")}, "421 4.3.2 too busy"},
+		{"refuses with 554", smtptest.Options{Replies: greeting("554 5.7.1 go away")}, "554 5.7.1 go away"},
+		{"hangs up", smtptest.Options{Replies: greeting(smtptest.Close)}, "lost connection"},
+		{"421 at MAIL", smtptest.Options{Replies: map[string]string{"MAIL": "421 4.3.2 closing"}}, "421 4.3.2 closing"},
+		{"421 at RCPT", smtptest.Options{Replies: map[string]string{"RCPT": "421 4.3.2 closing"}}, "421 4.3.2 closing"},
+		{"421 at DATA", smtptest.Options{Replies: map[string]string{"DATA": "421 4.3.2 closing"}}, "421 4.3.2 closing"},
+		{"421 at the end", smtptest.Options{Replies: map[string]string{".": "421 4.3.2 closing"}}, "421 4.3.2 closing"},
+		{"hangs up at the end", smtptest.Options{Replies: map[string]string{".": smtptest.Close}}, "may arrive twice"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := smtptest.NewServer(t, tt.options)
+			w := newWorld(t, relayTo(s))
+			w.submit("bob@example.net")
+			w.pass()
+			if got := w.waiting(); len(got) != 1 || !strings.Contains(got[0], tt.reason) {
+				t.Errorf("waiting: %q, want a reason with %q\n%s", got, tt.reason, w.log)
+			}
+			if n := len(s.Messages()); n != 0 {
+				t.Errorf("%d messages accepted", n)
+			}
+		})
+	}
+}
+
+func TestLoginAtASmarthost(t *testing.T) {
+	s := smtptest.NewServer(t, smtptest.Options{Certificate: smtptest.Valid, Users: map[string]string{"alerts": "S3CR3T"}})
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	password := filepath.Join(t.TempDir(), "password")
+	write := func(file, text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(ca, string(s.CertPEM()))
+	write(password, "wrong\n")
+	w := newWorld(t, fmt.Sprintf("[transport.out]\nurl = \"submission://alerts@localhost:%d\"\npassword_file = %q\nca_file = %q\n[[route]]\ntransport = \"out\"\n", s.Port(), password, ca))
+	w.submit("bob@example.net")
+	w.pass()
+	if got := w.waiting(); len(got) != 1 || !strings.Contains(got[0], "535") {
+		t.Errorf("wrong password: waiting %q", got)
+	}
+	// A smarthost in trouble is left alone for a minute, unless the configuration changes.
+	write(password, "S3CR3T\n")
+	again, err := os.ReadFile(w.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(w.config, strings.Replace(string(again), "[transport.out]", "[transport.out]\nconcurrency = 1", 1))
+	w.pass()
+	if got := w.waiting(); len(got) != 0 {
+		t.Errorf("right password: waiting %q\n%s", got, w.log)
+	}
+	if m := s.Messages(); len(m) != 1 || m[0].User != "alerts" || !m[0].TLS {
+		t.Errorf("arrived: %+v", m)
+	}
+	w.wantLog("tls=TLS1.3/verified")
+	if strings.Contains(w.log, "S3CR3T") {
+		t.Errorf("the password is in the log:\n%s", w.log)
+	}
+}
+
+func TestMaildirDiscardAndFail(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "Maildir")
+	w := newWorld(t, fmt.Sprintf(`
+[transport.home]
+url = "maildir:%s"
+[transport.void]
+url = "discard:"
+[transport.no]
+url = "fail:"
+text = "we do not write to them"
+[[route]]
+to = ["void.example"]
+transport = "void"
+[[route]]
+to = ["no.example"]
+transport = "no"
+[[route]]
+transport = "home"
+`, dir))
+	w.submit("bob@example.net", "x@void.example", "y@no.example")
+	w.pass()
+	if got := w.waiting(); len(got) != 0 {
+		t.Errorf("waiting: %q", got)
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "new"))
+	if err != nil || len(entries) != 2 {
+		t.Errorf("Maildir has %d messages, %v; want the message and the report", len(entries), err)
+	}
+	w.wantLog("status=bounced (we do not write to them)", "relay=discard", "relay=maildir:"+dir)
+}
+
+func TestNoRouteKeepsTheMail(t *testing.T) {
+	w := newWorld(t, "")
+	w.submit("bob@example.net")
+	w.pass()
+	if got := w.waiting(); len(got) != 1 || !strings.Contains(got[0], "set relay in postrider.toml") {
+		t.Errorf("waiting: %q", got)
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	tests := []struct {
+		name   string
+		spoil  func(t *testing.T, w *world)
+		args   []string
+		status int
+		says   string
+	}{
+		{"unknown flag", nil, []string{"--nonsense"}, 64, "nonsense"},
+		{"argument", nil, []string{"what"}, 64, `unexpected argument "what"`},
+		{"bad interval", nil, []string{"--interval", "0s"}, 64, "interval"},
+		{"mistake in the configuration", func(t *testing.T, w *world) {
+			os.WriteFile(w.config, []byte("relay = 7\n"), 0o600)
+		}, nil, 78, ":1:9: "},
+		{"configuration missing", func(t *testing.T, w *world) { os.Remove(w.config) }, nil, 78, "no such file"},
+		{"spool that cannot be made", func(t *testing.T, w *world) {
+			os.WriteFile(w.config, []byte("spool = \"/proc/none/spool\"\n"), 0o600)
+		}, nil, 75, "/proc/none"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "")
+			if tt.spoil != nil {
+				tt.spoil(t, w)
+			}
+			if got := w.run(tt.args...); got != tt.status || !strings.Contains(w.log, tt.says) {
+				t.Errorf("exit %d, want %d with %q:\n%s", got, tt.status, tt.says, w.log)
+			}
+		})
+	}
+}
+
+// A background is a queue-runner that runs on.
+type background struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	lines chan string
+	once  sync.Once
+}
+
+func (w *world) start(args ...string) *background {
+	w.t.Helper()
+	cmd := w.command(args...)
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	b := &background{t: w.t, cmd: cmd, lines: make(chan string, 1000)}
+	go func() {
+		defer close(b.lines)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			b.lines <- s.Text()
+		}
+	}()
+	w.t.Cleanup(func() { cmd.Process.Kill(); b.wait() })
+	return b
+}
+
+// until waits for a line of the log.
+func (b *background) until(part string) {
+	b.t.Helper()
+	for line := range b.lines {
+		if strings.Contains(line, part) {
+			return
+		}
+	}
+	b.t.Fatalf("ended without %q in its log", part)
+}
+
+func (b *background) wait() (status int) {
+	b.once.Do(func() {
+		for range b.lines {
+		}
+		b.cmd.Wait()
+	})
+	return b.cmd.ProcessState.ExitCode()
+}
+
+func TestDaemon(t *testing.T) {
+	s := smtptest.NewServer(t, smtptest.Options{})
+	w := newWorld(t, relayTo(s))
+	b := w.start("--daemon", "--interval", "1h")
+	for _, rcpt := range []string{"bob@example.net", "cyd@example.net", "dan@example.net"} {
+		// Nothing but the submission itself wakes it.
+		w.submit(rcpt)
+		b.until("to=<" + rcpt + ">")
+	}
+	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if status := b.wait(); status != 0 {
+		t.Errorf("exit %d after SIGTERM", status)
+	}
+	if _, err := os.Stat(filepath.Join(w.dir, "running")); !os.IsNotExist(err) {
+		t.Errorf("the mark of a running pass is left: %v", err)
+	}
+}
+
+// A pass that waits for one server delivers to others what a second queue-runner was called for, and does not wait
+// for the first one when it is told to stop.
+func TestSecondRunnerWakesTheFirst(t *testing.T) {
+	connected := make(chan struct{}, 10)
+	slow := smtptest.NewServer(t, smtptest.Options{
+		Replies:   map[string]string{"CONNECT": smtptest.Hang},
+		OnCommand: func(string) { connected <- struct{}{} },
+	})
+	s := smtptest.NewServer(t, smtptest.Options{})
+	w := newWorld(t, fmt.Sprintf("%s[transport.slow]\nurl = \"smtp://%s\"\n[[route]]\nto = [\"slow.example\"]\ntransport = \"slow\"\n", relayTo(s), slow.Addr()))
+	w.submit("x@slow.example")
+	b := w.start()
+	<-connected
+	w.submit("bob@example.net")
+	if status := w.run(); status != 0 || w.log != "" {
+		t.Errorf("second queue-runner: exit %d:\n%s", status, w.log)
+	}
+	b.until("to=<bob@example.net>")
+	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if status := b.wait(); status != 0 {
+		t.Errorf("exit %d after SIGTERM", status)
+	}
+	if got := w.waiting(); len(got) != 1 || got[0] != "x@slow.example: " {
+		t.Errorf("waiting: %q", got)
+	}
+}
