@@ -12,9 +12,10 @@
 //
 //	From: ann@example.org
 //	...
-//	end 000000002048 line 000000000072 flags -- crc32c 89abcdef
+//	end 000000002048 line 000000000072 flags -- crc32 89abcdef
 //
-// Its name is its queue ID, and its content never changes. Where the file system allows, it is created without a name
+// Its name is its queue ID, and its content never changes. The CRC is that of gzip: making the tables of CRC-32C takes
+// longer than all else that a submission computes. Where the file system allows, the file is created without a name
 // (O_TMPFILE), locked, written, linked under its name and then synced, once: ext4, XFS and Btrfs commit the name with
 // the file that fsync is called on. Elsewhere the file is created under its name, and the directory is synced as well.
 // Until the sync has returned, the file is locked by its creator, and whoever reads the directory passes it over; a
@@ -162,7 +163,7 @@ func (w *Writer) flush() {
 	if w.err != nil {
 		return
 	}
-	w.crc = crc32.Update(w.crc, castagnoli, w.buf)
+	w.crc = crc32.Update(w.crc, crc32.IEEETable, w.buf)
 	_, w.err = w.f.Write(w.buf)
 	w.buf = w.buf[:0]
 }
@@ -184,7 +185,7 @@ func (w *Writer) commit(facts mail.Facts) error {
 	if len(w.buf)+trailerLength > bufferSize {
 		w.flush()
 	}
-	crc := crc32.Update(w.crc, castagnoli, w.buf)
+	crc := crc32.Update(w.crc, crc32.IEEETable, w.buf)
 	w.emit(appendTrailer(nil, w.size, facts, crc))
 	w.flush()
 	if w.err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"strconv"
 	"strings"
 	"time"
@@ -18,9 +17,6 @@ const (
 	magicWord = "postrider-message "
 	version   = 1
 )
-
-// castagnoli is the CRC that processors compute at the speed of memory.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Errors that say what is wrong with a file that claims to be a message.
 var (
@@ -197,7 +193,7 @@ func parseBracketed(s string) (mail.Path, error) {
 }
 
 // trailerLength is the length of the last line of a message file. It is fixed, so that it can be read from the end.
-const trailerLength = len("end 000000000000 line 000000000000 flags -- crc32c 00000000\n")
+const trailerLength = len("end 000000000000 line 000000000000 flags -- crc32 00000000\n")
 
 // appendTrailer writes the last line: how long the content is, what a client must know of it, and the CRC of
 // everything before.
@@ -209,13 +205,13 @@ func appendTrailer(b []byte, size int64, f mail.Facts, crc uint32) []byte {
 	if f.HeaderUTF8 {
 		flags[1] = 'u'
 	}
-	return fmt.Appendf(b, "end %012d line %012d flags %s crc32c %08x\n", size, f.LongestLine, flags, crc)
+	return fmt.Appendf(b, "end %012d line %012d flags %s crc32 %08x\n", size, f.LongestLine, flags, crc)
 }
 
 func parseTrailer(b []byte) (size int64, f mail.Facts, crc uint32, err error) {
 	field := strings.Fields(string(b))
 	if len(b) != trailerLength || len(field) != 8 || field[0] != "end" || field[2] != "line" || field[4] != "flags" ||
-		len(field[5]) != 2 || field[6] != "crc32c" {
+		len(field[5]) != 2 || field[6] != "crc32" {
 		return 0, f, 0, ErrIncomplete
 	}
 	size, errSize := strconv.ParseInt(field[1], 10, 64)

@@ -177,13 +177,13 @@ func (m *File) readTrailer() error {
 func (m *File) Verify() error {
 	body := m.length - int64(trailerLength)
 	if m.length <= smallFile {
-		return m.compare(crc32.Checksum(m.fixed[:body], castagnoli))
+		return m.compare(crc32.ChecksumIEEE(m.fixed[:body]))
 	}
 	buf := make([]byte, bufferSize)
 	crc := uint32(0)
 	for r := io.NewSectionReader(m.f, 0, body); ; {
 		n, err := r.Read(buf)
-		crc = crc32.Update(crc, castagnoli, buf[:n])
+		crc = crc32.Update(crc, crc32.IEEETable, buf[:n])
 		if err == io.EOF {
 			return m.compare(crc)
 		}
