@@ -199,13 +199,13 @@ func (m *mending) writeMissing(w *meter, id mail.ID) {
 
 // author returns the mailbox for a From field that is missing.
 func (m *mending) author() string {
-	p := m.Sender
+	p, a := m.Sender, m.Author()
 	if p.IsNull() {
-		if login, err := mail.ParsePath(m.Author.Login); err == nil {
+		if login, err := mail.ParsePath(a.Login); err == nil {
 			p = m.host.sender(login)
 		}
 	}
-	if phrase := formatPhrase(m.Author.Name); phrase != "" {
+	if phrase := formatPhrase(a.Name); phrase != "" {
 		return phrase + " " + p.String()
 	}
 	return p.Address()

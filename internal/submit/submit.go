@@ -26,7 +26,8 @@ type Submission struct {
 	mail.Envelope
 	Content io.Reader
 
-	Author Author // for a From field, if there is none
+	// Author returns who is named in a From field, if there is none. It is called only then.
+	Author func() Author
 	// HeaderRecipients adds the addresses in To, Cc and Bcc to the recipients; if there are any Resent-To, Resent-Cc or
 	// Resent-Bcc, those instead. They get the Notify.
 	HeaderRecipients bool
