@@ -1,0 +1,398 @@
+package main
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/internal/submit"
+)
+
+// options is what a command line asks for. Nothing has been opened or believed yet.
+type options struct {
+	mode     mode
+	operands []string // what is not an option: recipients, or what the mode makes of it
+
+	headerRecipients bool
+	sender           string
+	senderGiven      bool
+	fullName         string
+	ignoreDots       bool
+	asIs             bool
+	smtpUTF8         bool
+	notify           mail.Notify
+	ret              mail.Return
+	envelopeID       string
+
+	delivery byte   // as -od names it: b, i, q; 0 if not given
+	errors   byte   // as -oe names it: p, m, w, q, e
+	config   string // the file that -C names; "" if none
+	every    time.Duration
+}
+
+// mode is what sendmail does.
+type mode uint8
+
+const (
+	deliverMessage mode = iota
+	listQueue
+	runQueue
+	runDaemon
+	checkConfig
+	showVersion
+	doNothing
+)
+
+// valueKind says whether an option has a value, and where.
+type valueKind uint8
+
+const (
+	noValue       valueKind = iota
+	needsValue              // in the same word, or the next one
+	attachedValue           // in the same word, if at all
+)
+
+// An option is a row of the table.
+type option struct {
+	name string
+	// long is how -O names the option; "" if it does not.
+	long  string
+	value valueKind
+	// set notes what the option asks for. nil: the option is known, and has no effect.
+	set func(o *options, value string) error
+	no  string // why the option is refused; "" if it is not
+}
+
+// table lists every option there is, by the letters that name it: one, or two that start with b or o, whose second letter
+// and the rest are what -b and -o have for a value. It drives the parser, and a test that looks for each in sendmail(8).
+// Whatever Sendmail 8 takes is taken here, so that no caller fails; a new option is a new row.
+var table = []option{
+	{name: "A", value: needsValue},
+	{name: "B", value: needsValue}, // we look at the body ourselves
+	{name: "ba", no: "nobody speaks this protocol"},
+	{name: "bC", set: setMode(checkConfig)},
+	{name: "bD", no: noDaemon},
+	{name: "bd", no: noDaemon},
+	{name: "bH", set: setMode(doNothing)},
+	{name: "bh", set: setMode(doNothing)},
+	{name: "bi", set: setMode(doNothing)}, // there is no database of aliases to be built
+	{name: "bl", no: noDaemon},
+	{name: "bm", set: setMode(deliverMessage)},
+	{name: "bP", no: "mailq counts the queue"},
+	{name: "bp", set: setMode(listQueue)},
+	{name: "bS", no: "there is no batched SMTP"},
+	{name: "bs", no: "there is no SMTP on standard input"},
+	{name: "bt", no: "there is no address test mode"},
+	{name: "bv", no: "addresses cannot be verified"},
+	{name: "bz", no: "there is nothing to freeze"},
+	{name: "C", value: needsValue, set: func(o *options, v string) error { o.config = v; return nil }},
+	{name: "c"},
+	{name: "D", value: needsValue},
+	{name: "d", value: attachedValue, set: setDebug},
+	{name: "E"},
+	{name: "e", value: needsValue, set: setErrors},
+	{name: "F", value: needsValue, set: setFullName},
+	{name: "f", value: needsValue, set: setSender},
+	{name: "G", set: func(o *options, _ string) error { o.asIs = true; return nil }},
+	{name: "h", value: needsValue}, // hops are counted from the Received fields
+	{name: "I", set: setMode(doNothing)},
+	{name: "i", set: setIgnoreDots},
+	{name: "L", value: needsValue},
+	{name: "M", value: needsValue},
+	{name: "m"},
+	{name: "N", value: needsValue, set: setNotify},
+	{name: "n"},
+	{name: "O", value: needsValue},
+	{name: "oA"},
+	{name: "od", long: "DeliveryMode", set: setDelivery},
+	{name: "oe", long: "ErrorMode", set: setErrors},
+	{name: "oi", long: "IgnoreDots", set: setIgnoreDots},
+	{name: "om", long: "MeToo"},
+	{name: "oo", long: "OldStyleHeaders"},
+	{name: "oQ", long: "QueueDirectory"},
+	{name: "or", long: "Timeout"},
+	{name: "ov", long: "Verbose"},
+	{name: "p", value: needsValue},
+	{name: "q", value: attachedValue, set: setQueueRun},
+	{name: "R", value: needsValue, set: setReturn},
+	{name: "r", value: needsValue, set: setSender},
+	{name: "s"},
+	{name: "T"},
+	{name: "t", set: func(o *options, _ string) error { o.headerRecipients = true; return nil }},
+	{name: "U", set: func(o *options, _ string) error { o.smtpUTF8 = true; return nil }},
+	{name: "V", value: needsValue, set: setEnvelopeID},
+	{name: "v"},
+	{name: "X", value: needsValue},
+	{name: "x"},
+}
+
+const noDaemon = "what delivers in the background is queue-runner --daemon"
+
+// lookup returns the row with a name; nil if there is none.
+func lookup(name string) *option {
+	for i := range table {
+		if table[i].name == name {
+			return &table[i]
+		}
+	}
+	return nil
+}
+
+func usage(format string, args ...any) error {
+	return submit.Refuse(submit.ExitUsage, mail.EnhancedCode{5, 5, 2}, format, args...)
+}
+
+// parse reads a command line, the program's name included, as getopt(3) does: options may be clustered, have their
+// values attached or in the next word, and stand after operands; "--" ends them. What was read is returned even with an
+// error, which is about the first mistake.
+func parse(args []string) (options, error) {
+	o := options{errors: 'p'}
+	name := "sendmail"
+	if len(args) > 0 {
+		name, args = path.Base(args[0]), args[1:]
+	}
+	switch name {
+	case "mailq":
+		return options{mode: listQueue, operands: args}, nil
+	case "newaliases":
+		return options{mode: doNothing}, nil
+	}
+	var first error
+	for len(args) > 0 {
+		word := args[0]
+		args = args[1:]
+		if word == "--" {
+			o.operands = append(o.operands, args...)
+			break
+		}
+		if len(word) < 2 || word[0] != '-' {
+			o.operands = append(o.operands, word)
+			continue
+		}
+		var err error
+		if args, err = o.cluster(word[1:], args); err != nil && first == nil {
+			first = err
+		}
+	}
+	if first == nil {
+		first = o.checkQueueRun()
+	}
+	return o, first
+}
+
+// cluster reads the options in a word, and returns what is left of the words after it.
+func (o *options) cluster(letters string, words []string) ([]string, error) {
+	for letters != "" {
+		name := letters[:1]
+		letters = letters[1:]
+		opt := lookup(name)
+		family := name == "b" || name == "o"
+		if opt == nil && !family {
+			return words, usage("unknown option %q", "-"+name)
+		}
+		value := ""
+		if family || opt.value != noValue {
+			value, letters = letters, ""
+		}
+		if value == "" && (family || opt.value == needsValue) {
+			if len(words) == 0 {
+				return words, usage("option -%s needs a value", name)
+			}
+			value, words = words[0], words[1:]
+		}
+		switch name {
+		case "b":
+			if opt, value = member(name, value); opt == nil {
+				return words, usage("unknown option %q", "-b"+value)
+			}
+		case "o":
+			opt, value = member(name, value)
+		case "O":
+			opt, value = named(value)
+		}
+		if opt == nil {
+			continue // of -o and -O Sendmail has more than anybody uses, and those that we do not know have no effect
+		}
+		if err := o.take(opt, value); err != nil {
+			return words, err
+		}
+	}
+	return words, nil
+}
+
+// member returns the row of a family that a value belongs to, and the rest of the value.
+func member(family, value string) (*option, string) {
+	if value == "" {
+		return nil, value
+	}
+	if opt := lookup(family + value[:1]); opt != nil {
+		return opt, value[1:]
+	}
+	return nil, value
+}
+
+// named returns the row that a value of -O, name=value, belongs to, and its value.
+func named(value string) (*option, string) {
+	name, value, _ := strings.Cut(value, "=")
+	for i := range table {
+		if opt := &table[i]; opt.long != "" && strings.EqualFold(opt.long, strings.TrimSpace(name)) {
+			return opt, strings.TrimSpace(value)
+		}
+	}
+	return nil, value
+}
+
+func (o *options) take(opt *option, value string) error {
+	if opt.no != "" {
+		o.mode = doNothing // whatever it was to be, it was not a message
+		return usage("option -%s is not supported: %s", opt.name, opt.no)
+	}
+	if opt.set == nil {
+		return nil
+	}
+	return opt.set(o, value)
+}
+
+func setMode(m mode) func(*options, string) error {
+	return func(o *options, _ string) error { o.mode = m; return nil }
+}
+
+func setIgnoreDots(o *options, value string) error {
+	o.ignoreDots = value == "" || strings.IndexByte("TtYy1", value[0]) >= 0
+	return nil
+}
+
+func setErrors(o *options, value string) error {
+	if value != "" && strings.IndexByte("pmwqe", value[0]) >= 0 {
+		o.errors = value[0]
+	}
+	return nil
+}
+
+func setDelivery(o *options, value string) error {
+	switch {
+	case value == "":
+		o.delivery = 0
+	case value[0] == 'b' || value[0] == 'i' || value[0] == 'q':
+		o.delivery = value[0]
+	case value[0] == 'd':
+		o.delivery = 'q'
+	case value[0] == 'f':
+		o.delivery = 'i'
+	}
+	return nil
+}
+
+func setDebug(o *options, value string) error {
+	if value == "0.1" || value == "0.4" {
+		o.mode = showVersion
+	}
+	return nil
+}
+
+// setFullName takes a display name. It ends up in a header field, where a line end could start another one.
+func setFullName(o *options, value string) error {
+	if hasControl(value) {
+		return usage("control character in the name after -F")
+	}
+	o.fullName = value
+	return nil
+}
+
+func setSender(o *options, value string) error {
+	if hasControl(value) || strings.HasPrefix(value, "-") {
+		return usage("not a sender address: %q", value)
+	}
+	o.sender, o.senderGiven = value, true
+	return nil
+}
+
+func hasControl(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+}
+
+func setNotify(o *options, value string) (err error) {
+	if o.notify, err = mail.ParseNotify(value); err != nil {
+		return usage("option -N: %w", err)
+	}
+	return nil
+}
+
+func setReturn(o *options, value string) (err error) {
+	if o.ret, err = mail.ParseReturn(value); err != nil {
+		return usage("option -R: %w", err)
+	}
+	return nil
+}
+
+// maxEnvelopeID is how long an ENVID may be (RFC 3461 section 4.4).
+const maxEnvelopeID = 100
+
+// setEnvelopeID takes an ENVID. One that could not be sent is dropped: it is for the sender's convenience only.
+func setEnvelopeID(o *options, value string) error {
+	if _, err := mail.DecodeXtext(value); err == nil && len(value) <= maxEnvelopeID {
+		o.envelopeID = value
+	}
+	return nil
+}
+
+// setQueueRun reads what follows -q: nothing, a time, or a choice of messages.
+func setQueueRun(o *options, value string) error {
+	o.mode = runQueue
+	switch {
+	case value == "" || value == "f" || value == "p":
+		return nil
+	case strings.IndexByte("IRSQLG!", value[0]) >= 0:
+		o.mode = doNothing
+		return usage("option -q%s is not supported: a run takes the whole queue", value)
+	}
+	every, err := parseInterval(strings.TrimPrefix(value, "p"))
+	if err != nil {
+		o.mode = doNothing
+		return usage("option -q: %w", err)
+	}
+	o.every, o.mode = every, runDaemon
+	return nil
+}
+
+// checkQueueRun takes the form that has the time in the next word, and refuses recipients.
+func (o *options) checkQueueRun() error {
+	if o.mode != runQueue || len(o.operands) == 0 {
+		return nil
+	}
+	if every, err := parseInterval(o.operands[0]); err == nil && len(o.operands) == 1 {
+		o.every, o.mode, o.operands = every, runDaemon, nil
+		return nil
+	}
+	o.mode = doNothing
+	return usage("option -q takes no recipients")
+}
+
+// parseInterval reads a time as Sendmail writes it: numbers with the units w, d, h, m and s, or minutes without.
+func parseInterval(s string) (time.Duration, error) {
+	units := map[byte]time.Duration{'w': 7 * 24 * time.Hour, 'd': 24 * time.Hour, 'h': time.Hour, 'm': time.Minute, 's': time.Second}
+	sum, rest := time.Duration(0), s
+	for rest != "" {
+		digits := 0
+		for digits < len(rest) && '0' <= rest[digits] && rest[digits] <= '9' {
+			digits++
+		}
+		n, err := strconv.Atoi(rest[:digits])
+		unit, known := time.Minute, true
+		if rest = rest[digits:]; rest != "" {
+			unit, known = units[rest[0]]
+			rest = rest[1:]
+		}
+		if err != nil || !known || n > 10_000 {
+			return 0, fmt.Errorf("%q is not a time like 30m", s)
+		}
+		sum += time.Duration(n) * unit
+	}
+	if sum <= 0 {
+		return 0, fmt.Errorf("%q is not a time like 30m", s)
+	}
+	return sum, nil
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/internal/submit"
+	"github.com/postrider/postrider/spool/drop"
+)
+
+// deliver takes a message from stdin. When it returns nil, the message is in the queue for good.
+func (o *options) deliver(stdin *os.File) error {
+	s, err := o.submission()
+	if err != nil {
+		return err
+	}
+	s.Content = stdin
+	cfg, err := config.Load(o.configFile())
+	if err != nil {
+		return err
+	}
+	dir, err := openDrop(cfg.Spool)
+	if err != nil {
+		return notQueued(err)
+	}
+	defer dir.Close() // nothing is written through it
+	host := submit.Host{Name: cfg.Hostname, Domain: cfg.Domain, Rewrite: cfg.Rewrite, MaxSize: cfg.MaxMessageSize}
+	pending, err := host.Receive(dir, s)
+	if err != nil {
+		return err
+	}
+	// Before the message is in the queue: whoever kills us while we wait for the end must find no message there. What
+	// comes after the message is nothing to us, nor is an error in reading it.
+	_ = drain(stdin)
+	deafen()
+	if _, err := pending.Commit(); err != nil {
+		return err
+	}
+	o.wake(cfg)
+	return nil
+}
+
+func notQueued(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w; sendmail must be set-group-ID to the group of the spool, or you a member of it", err)
+	}
+	return submit.NotQueued(err)
+}
+
+// submission returns what the command line says of the message.
+func (o *options) submission() (s submit.Submission, err error) {
+	uid := os.Getuid()
+	user := sync.OnceValue(func() submit.Author { return submit.AuthorOf(uid) })
+	s = submit.Submission{
+		Author:           func() submit.Author { return submit.Author{Login: user().Login, Name: o.displayName(user().Name)} },
+		HeaderRecipients: o.headerRecipients,
+		Notify:           o.notify,
+		Dots:             !o.ignoreDots,
+		AsIs:             o.asIs,
+	}
+	s.Arrival, s.Submitter = drop.Now(), uid
+	s.Return, s.ID, s.SMTPUTF8 = o.ret, o.envelopeID, o.smtpUTF8
+	if s.Sender, err = o.senderPath(user); err != nil {
+		return s, err
+	}
+	s.Recipients, err = o.recipients()
+	return s, err
+}
+
+// displayName returns the name for a From field that is missing; known is the user's in passwd(5).
+func (o *options) displayName(known string) string {
+	if o.fullName != "" {
+		return o.fullName
+	}
+	if name := os.Getenv("NAME"); name != "" {
+		return name
+	}
+	return known
+}
+
+// senderPath returns the address after -f, or the login of whoever runs us.
+func (o *options) senderPath(user func() submit.Author) (mail.Path, error) {
+	if !o.senderGiven {
+		return mail.ParsePath(user().Login)
+	}
+	if strings.TrimSpace(o.sender) == "" {
+		return mail.NullSender, nil
+	}
+	list, err := mail.ParseAddressList(o.sender)
+	if err == nil && len(list) != 1 {
+		err = fmt.Errorf("%q: %d addresses", o.sender, len(list))
+	}
+	if err != nil {
+		return mail.Path{}, usage("not a sender address: %w", err)
+	}
+	return list[0].Path, nil
+}
+
+// recipients returns the addresses in the operands. Each may be a list: cron has "ann,bob" in one word.
+func (o *options) recipients() (all []mail.Recipient, err error) {
+	refuse := func(err error) error {
+		return submit.Refuse(submit.ExitData, mail.EnhancedCode{5, 1, 3}, "not a recipient address: %w", err)
+	}
+	for _, word := range o.operands {
+		if hasControl(word) {
+			return nil, refuse(fmt.Errorf("%q: %w", word, mail.ErrControl))
+		}
+		list, err := mail.ParseAddressList(word)
+		if err != nil {
+			return nil, refuse(err)
+		}
+		for _, box := range list {
+			if box.Path.IsNull() {
+				return nil, refuse(fmt.Errorf("%q: nobody's", word))
+			}
+			all = append(all, mail.Recipient{Path: box.Path, Notify: o.notify})
+		}
+	}
+	if len(all) == 0 && !o.headerRecipients {
+		return nil, submit.ErrNoRecipients
+	}
+	return all, nil
+}

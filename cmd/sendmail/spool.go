@@ -1,0 +1,169 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/internal/submit"
+	"github.com/postrider/postrider/spool/drop"
+	"golang.org/x/sys/unix"
+)
+
+// account is the user who owns a spool that root makes, if there is such a user.
+const account = "postrider"
+
+// openDrop opens the directory of a spool that submissions go to. A spool that is missing is made where that is ours to
+// do; all but this directory is left to queue-runner.
+func openDrop(spool string) (*drop.Dir, error) {
+	path := filepath.Join(spool, "drop")
+	dir, err := drop.Open(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return dir, err
+	}
+	if err := makeSpool(spool); err != nil {
+		return nil, err
+	}
+	return drop.Open(path)
+}
+
+func makeSpool(spool string) error {
+	uid, gid := -1, -1
+	if os.Geteuid() == 0 {
+		if u, ok := submit.UserNamed(account); ok {
+			uid, gid = u.UID, u.GID
+		}
+	}
+	if err := makeParents(filepath.Dir(spool)); err != nil {
+		return err
+	}
+	if err := makeDir(spool, 0o755, uid, gid); err != nil {
+		return err
+	}
+	return makeDir(filepath.Join(spool, "drop"), 0o770|fs.ModeSetgid, uid, gid)
+}
+
+// makeParents makes the directories that are missing above the spool.
+func makeParents(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeParents(filepath.Dir(path)); err != nil {
+		return err
+	}
+	return makeDir(path, 0o755, -1, -1)
+}
+
+// makeDir makes a directory in one that we own, and makes its name durable: a message below a name that a power failure
+// takes away is lost. What exists is left as it is.
+func makeDir(path string, mode fs.FileMode, uid, gid int) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(path)
+	owner, err := ownerOf(parent)
+	if err != nil {
+		return err
+	}
+	if owner != os.Geteuid() && os.Geteuid() != 0 {
+		return fmt.Errorf("%s does not exist, and %s is not ours to make it in", path, parent)
+	}
+	// Complete before it gets its name: another sendmail, or the next one if we are killed, must not find it half done.
+	tmp, err := os.MkdirTemp(parent, "."+filepath.Base(path)+"-")
+	if err != nil {
+		return err
+	}
+	if err := finishDir(tmp, path, mode, uid, gid); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return syncDir(parent)
+}
+
+func finishDir(tmp, path string, mode fs.FileMode, uid, gid int) error {
+	if err := os.Chown(tmp, uid, gid); err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, mode); err != nil {
+		return err
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	if errors.Is(err, fs.ErrExist) {
+		return os.Remove(tmp)
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: tmp, New: path, Err: err}
+	}
+	return nil
+}
+
+func ownerOf(path string) (int, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return int(info.Sys().(*syscall.Stat_t).Uid), nil
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// wake has what was queued delivered, as far as we may and are told to. Nothing depends on it: the message is queued, and
+// the next pass, whoever starts it, takes it along. So no error is worth telling.
+func (o *options) wake(cfg *config.Config) {
+	how := o.delivery
+	if how == 0 && cfg.Delivery == config.DeliverBackground {
+		how = 'b'
+	}
+	if how != 'b' && how != 'i' {
+		return
+	}
+	owner, err := ownerOf(cfg.Spool)
+	if err != nil || os.Geteuid() != 0 && os.Geteuid() != owner {
+		return
+	}
+	// The wake-up comes first: a pass that ends while we look will see it after it has let go of the lock.
+	if err := touch(filepath.Join(cfg.Spool, "wake"), owner); err != nil {
+		return
+	}
+	if how == 'b' && passRuns(filepath.Join(cfg.Spool, "lock")) {
+		return
+	}
+	p, err := start("queue-runner", o.configArgs()...)
+	if err == nil && how == 'i' {
+		await(p)
+	}
+}
+
+// touch makes an empty file that belongs to the spool's owner.
+func touch(path string, owner int) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if owner != os.Geteuid() {
+		err = f.Chown(owner, -1)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// passRuns reports whether a pass holds its lock.
+func passRuns(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // which lets go of the lock
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
