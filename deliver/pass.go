@@ -37,6 +37,7 @@ type pass struct {
 	retried  map[mail.ID]int // how often messages were given another session at once
 	soft     context.Context // done when the pass is told to stop
 	stopping bool
+	more     bool          // not all that was submitted has been taken in
 	busy     time.Duration // when to look again for a submission that was being written; 0 if there was none
 }
 
@@ -86,7 +87,7 @@ func (p *pass) run(ctx context.Context) error {
 		if err != nil {
 			return p.abort(kill, err)
 		}
-		if p.sessions == 0 && (p.stopping || p.Stay == 0 && !p.busySoon() && !p.dueNow(next)) {
+		if p.sessions == 0 && (p.stopping || p.Stay == 0 && !p.more && !p.busySoon() && !p.dueNow(next)) {
 			return nil
 		}
 		timer := time.NewTimer(p.pause(next))
@@ -122,22 +123,19 @@ func (p *pass) abort(kill func(), err error) error {
 	return err
 }
 
-// look takes in what was submitted.
+// look takes in what was submitted: some of it, so that delivery need not wait for the rest.
 func (p *pass) look() error {
 	p.spool.Woken()
-	for {
-		taken, busy, err := p.spool.TakeIn()
-		if err != nil {
-			return err
-		}
-		p.busy = nextBusy(p.busy, busy)
-		for _, t := range taken {
-			p.Logf("%s: uid=%d, from=%s, size=%d, nrcpt=%d (queued)", t.ID, t.Envelope.Submitter, t.Envelope.Sender, t.Size, len(t.Envelope.Recipients))
-		}
-		if len(taken) == 0 {
-			return nil
-		}
+	taken, more, busy, err := p.spool.TakeIn()
+	if err != nil {
+		return err
 	}
+	p.more = more
+	p.busy = nextBusy(p.busy, busy)
+	for _, t := range taken {
+		p.Logf("%s: uid=%d, from=%s, size=%d, nrcpt=%d (queued)", t.ID, t.Envelope.Submitter, t.Envelope.Sender, t.Size, len(t.Envelope.Recipients))
+	}
+	return nil
 }
 
 // schedule starts workers for what is due, and returns when something will be due that is not now.
@@ -203,6 +201,9 @@ func (p *pass) dueNow(next time.Time) bool { return !next.IsZero() && !next.Afte
 
 // pause returns how long to wait for events at most.
 func (p *pass) pause(next time.Time) time.Duration {
+	if p.more {
+		return 0
+	}
 	if p.busy > 0 {
 		return p.busy
 	}

@@ -15,17 +15,26 @@ func lockPass(dir string) (*os.File, error) {
 		return nil, err
 	}
 	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		return f, err
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = wakeHolder(f, dir)
 	}
-	if err := Wake(dir); err != nil {
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	// The holder looks for wake-ups after it has let go: if it did so before ours was there, the lock is free now.
-	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, errors.Join(ErrHeld, f.Close())
-	}
 	return f, nil
+}
+
+// wakeHolder leaves a wake-up for the pass that holds the lock. The holder looks for wake-ups after it has let go: if it
+// did so before ours was there, the lock is free now, and we have it.
+func wakeHolder(lock *os.File, dir string) error {
+	if err := Wake(dir); err != nil {
+		return err
+	}
+	err := flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return ErrHeld
+	}
+	return err
 }
 
 // Wake leaves a wake-up for the running pass: it takes in what is new and tries what is due.

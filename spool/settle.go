@@ -27,6 +27,7 @@ func (s *Spool) Due(now time.Time) (hops []string, next time.Time, err error) {
 			if ok && h.until.After(at) {
 				at = h.until
 			}
+			at = s.sane(at, now)
 			if !at.After(now) {
 				hops = append(hops, d.hop)
 			} else if next.IsZero() || at.Before(next) {
@@ -37,6 +38,14 @@ func (s *Spool) Due(now time.Time) (hops []string, next time.Time, err error) {
 		return nil
 	})
 	return hops, next, err
+}
+
+// sane returns t, or now if t is later than anything that this clock can have said.
+func (s *Spool) sane(t, now time.Time) time.Time {
+	if s.opts.MaxWait > 0 && t.After(now.Add(s.opts.MaxWait)) {
+		return now
+	}
+	return t
 }
 
 func (x *tx) hop(name string) (h hop, ok bool, err error) {
@@ -66,14 +75,14 @@ func (s *Spool) Claim(hop string, now time.Time, most int, wait func(attempts in
 	var claims []Claim
 	some := false
 	if err := s.view(func(x *tx) error {
-		some = len(x.dueAt(hop, now, 1)) > 0
+		some = len(s.dueAt(x, hop, now, 1)) > 0
 		return nil
 	}); err != nil || !some {
 		return nil, err
 	}
 	err := s.update(func(x *tx) error {
 		at := map[mail.ID]int{}
-		for _, d := range x.dueAt(hop, now, most) {
+		for _, d := range s.dueAt(x, hop, now, most) {
 			p, ok, err := x.recipient(d.id, d.n)
 			if err != nil {
 				return err
@@ -113,14 +122,14 @@ func (s *Spool) Claim(hop string, now time.Time, most int, wait func(attempts in
 const maxClaim = 1000
 
 // dueAt returns the entries of up to most messages that are due at the next hop.
-func (x *tx) dueAt(hop string, now time.Time, most int) []due {
+func (s *Spool) dueAt(x *tx, hop string, now time.Time, most int) []due {
 	var list []due
 	prefix := append([]byte(hop), 0)
 	c := x.due.Cursor()
 	messages := 0
 	for k, _ := c.Seek(prefix); k != nil && len(list) < maxClaim; k, _ = c.Next() {
 		d, err := parseDueKey(k)
-		if err != nil || d.hop != hop || d.time.After(now) {
+		if err != nil || d.hop != hop || s.sane(d.time, now).After(now) {
 			break
 		}
 		if len(list) == 0 || d.id != list[len(list)-1].id {
@@ -167,8 +176,8 @@ func (s *Spool) Settle(settlements []Settlement, hops []HopState) error {
 	}
 	for _, st := range settlements {
 		if err := s.journalIfStays(st); err != nil {
-			s.failed = err
-			return err
+			// The index will know: on a disk that is full, rather that than to send it all again.
+			s.opts.Logf("%s: cannot write the journal: %v", st.ID, err)
 		}
 	}
 	var done []finished

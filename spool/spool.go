@@ -68,6 +68,9 @@ type Options struct {
 	Routes string
 	// Now is the clock.
 	Now func() time.Time
+	// MaxWait is the longest wait that Claim or Settle is ever given. What seems due later than that from now was written
+	// before the clock was set back, and is due at once. 0 means that no time is too late.
+	MaxWait time.Duration
 	// Logf is told, a line at a time, what an administrator should know: files set aside, an index rebuilt.
 	Logf func(format string, args ...any)
 	// Compare makes Acquire compare the index with the directory whatever the last pass left.
@@ -83,6 +86,8 @@ type Spool struct {
 	gate  *os.File
 	queue *drop.Dir
 	drop  *drop.Dir
+	// arrived are submissions that were seen in drop/ and not yet taken in.
+	arrived []mail.ID
 	// sunk are messages whose file is gone and whose tombstone is still there.
 	sunk []mail.ID
 	// pages of the index, and the free ones among them, at the last turn that wrote.
@@ -225,12 +230,12 @@ func (s *Spool) setAside(from, name string, why error) error {
 		err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(s.dir, from, name), unix.AT_FDCWD, filepath.Join(s.dir, "bad", to), unix.RENAME_NOREPLACE)
 		switch {
 		case err == nil:
-			s.opts.Logf("%s/%s set aside as bad/%s: %v", from, printable(name), printable(to), why)
+			s.opts.Logf("%s set aside as bad/%s: %v", filepath.Join(from, printable(name)), printable(to), why)
 			return nil
 		case errors.Is(err, unix.ENOENT):
 			return nil
 		case !errors.Is(err, unix.EEXIST):
-			return fmt.Errorf("set aside %s/%s: %w", from, printable(name), err)
+			return fmt.Errorf("set aside %s: %w", filepath.Join(from, printable(name)), err)
 		}
 		to = fmt.Sprintf("%.200s.%d", name, n)
 	}

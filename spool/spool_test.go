@@ -91,7 +91,7 @@ func (w *world) submit(rcpts ...string) mail.ID {
 
 func (w *world) takeIn(s *Spool) []Taken {
 	w.t.Helper()
-	taken, _, err := s.TakeIn()
+	taken, _, _, err := s.TakeIn()
 	if err != nil {
 		w.t.Fatalf("TakeIn: %v", err)
 	}
@@ -436,6 +436,36 @@ func TestIDInUseAfterClockWasSetBack(t *testing.T) {
 		t.Fatalf("taken: %+v", taken)
 	}
 	w.want("waiting", w.waiting(), []string{string(first) + " bob@a.example", string(taken[0].ID) + " cyd@a.example"})
+}
+
+func TestClockSetBackADay(t *testing.T) {
+	w := newWorld(t)
+	w.opts.MaxWait = 16 * time.Hour
+	queued := w.submit("bob@a.example")
+	s := w.acquire()
+	defer w.end(s)
+	w.takeIn(s)
+	w.settle(s, w.claim(s, "relay/a.example")[0], mail.Delayed)
+	until := w.now.Add(time.Minute)
+	if err := s.Settle(nil, []HopState{{Hop: "relay/a.example", Until: until}}); err != nil {
+		t.Fatal(err)
+	}
+	dropped := w.submit("cyd@a.example")
+	w.now = w.now.Add(-24 * time.Hour)
+	w.takeIn(s)
+	hops, _, err := s.Due(w.now)
+	if err != nil || len(hops) != 1 {
+		t.Fatalf("Due = %v, %v; want the next hop at once", hops, err)
+	}
+	var got []mail.ID
+	for range 2 {
+		for _, c := range w.claim(s, "relay/a.example") {
+			got = append(got, c.ID)
+			w.settle(s, c, mail.Relayed)
+		}
+	}
+	slices.Sort(got)
+	w.want("claimed", got, []mail.ID{queued, dropped})
 }
 
 func TestQueuedMailFollowsTodaysRoutes(t *testing.T) {

@@ -26,23 +26,21 @@ type Taken struct {
 	Envelope mail.Envelope
 }
 
-// TakeIn accepts what lies in drop/: each complete file becomes a message of the queue, due at once. busy reports that
-// some file was still being written; call again soon. What is not a message is set aside. Call again until nothing was
-// taken: one call takes at most a thousand messages.
-func (s *Spool) TakeIn() (taken []Taken, busy bool, err error) {
+// TakeIn accepts what lies in drop/: each complete file becomes a message of the queue, due at once. One call takes at
+// most a thousand messages; more reports that others are left. busy reports that some file was still being written: call
+// again soon. What is not a message is set aside.
+func (s *Spool) TakeIn() (taken []Taken, more, busy bool, err error) {
 	if s.failed != nil {
-		return nil, false, s.failed
+		return nil, false, false, s.failed
 	}
-	ids, others, err := s.drop.Names()
-	if err != nil {
-		return nil, false, err
-	}
-	for _, name := range others {
-		if err := s.setAside("drop", name, errors.New("not the name of a message")); err != nil {
-			return nil, false, err
+	if len(s.arrived) == 0 {
+		if err := s.lookIntoDrop(); err != nil {
+			return nil, false, false, err
 		}
 	}
-	for _, id := range ids[:min(len(ids), batch)] {
+	some := s.arrived[:min(len(s.arrived), batch)]
+	s.arrived = s.arrived[len(some):]
+	for _, id := range some {
 		t, err := s.accept(id)
 		switch {
 		case err == nil:
@@ -52,19 +50,34 @@ func (s *Spool) TakeIn() (taken []Taken, busy bool, err error) {
 		case errors.Is(err, fs.ErrNotExist):
 		default:
 			if err := s.refuse(id, err); err != nil {
-				return nil, false, err
+				return nil, false, false, err
 			}
 		}
 	}
 	if len(taken) == 0 {
-		return nil, busy, nil
+		return nil, len(s.arrived) > 0, busy, nil
 	}
 	// The new names first: a crash between the two may leave both, never neither.
 	if err := errors.Join(s.queue.Sync(), s.drop.Sync()); err != nil {
 		s.failed = err
-		return nil, busy, err
+		return nil, false, false, err
 	}
-	return taken, busy, s.update(func(x *tx) error { return s.insert(x, taken) })
+	return taken, len(s.arrived) > 0, busy, s.update(func(x *tx) error { return s.insert(x, taken) })
+}
+
+// lookIntoDrop lists what was submitted, and sets aside what cannot be.
+func (s *Spool) lookIntoDrop() error {
+	ids, others, err := s.drop.Names()
+	if err != nil {
+		return err
+	}
+	for _, name := range others {
+		if err := s.setAside("drop", name, errors.New("not the name of a message")); err != nil {
+			return err
+		}
+	}
+	s.arrived = ids
+	return nil
 }
 
 // accept moves one file from drop/ to queue/.

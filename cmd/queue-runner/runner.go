@@ -46,7 +46,9 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any)) (*runn
 			},
 			Routes: fingerprint(cfg),
 			Now:    time.Now,
-			Logf:   logf,
+			// Next hops have waits of their own, of less than an hour.
+			MaxWait: max(cfg.Retry.MaxWait, time.Hour),
+			Logf:    logf,
 		},
 		pass: deliver.Options{
 			Resolve: func(name string) (deliver.Route, error) {
