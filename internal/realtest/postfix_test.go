@@ -28,22 +28,25 @@ const (
 // A service is a port of the receiving side, with what makes it different from the others.
 type service struct {
 	port    int
-	options string
+	options string // in the words of master(5)
 }
 
 // services by what they are for.
 var services = map[string]service{
 	"submission":    {587, ""},
-	"submissions":   {465, "smtpd_tls_wrappermode=yes"},
-	"PLAIN":         {10001, "smtpd_sasl_mechanism_filter=plain"},
-	"LOGIN":         {10002, "smtpd_sasl_mechanism_filter=login"},
-	"CRAM-MD5":      {10003, "smtpd_sasl_mechanism_filter=cram-md5"},
-	"SCRAM-SHA-1":   {10004, "smtpd_sasl_mechanism_filter=scram-sha-1"},
-	"SCRAM-SHA-256": {10005, "smtpd_sasl_mechanism_filter=scram-sha-256"},
+	"submissions":   {465, "-o smtpd_tls_wrappermode=yes"},
+	"PLAIN":         {10001, "-o smtpd_sasl_mechanism_filter=plain"},
+	"LOGIN":         {10002, "-o smtpd_sasl_mechanism_filter=login"},
+	"CRAM-MD5":      {10003, "-o smtpd_sasl_mechanism_filter=cram-md5"},
+	"SCRAM-SHA-1":   {10004, "-o smtpd_sasl_mechanism_filter=scram-sha-1"},
+	"SCRAM-SHA-256": {10005, "-o smtpd_sasl_mechanism_filter=scram-sha-256"},
 	// Knows no extension but those for TLS and login.
-	"simple": {10010, "smtpd_discard_ehlo_keywords=8bitmime,chunking,dsn,enhancedstatuscodes,etrn,pipelining,size,smtputf8,vrfy"},
+	"simple": {10010, "-o smtpd_discard_ehlo_keywords=8bitmime,chunking,dsn,enhancedstatuscodes,etrn,pipelining,size,smtputf8,vrfy"},
 	// Takes fewer recipients at a time than RFC 5321 section 4.5.3.1.8 asks for.
-	"few": {10011, "smtpd_recipient_limit=40"},
+	"few":   {10011, "-o smtpd_recipient_limit=40"},
+	"small": {10012, "-o message_size_limit=200000"},
+	"picky": {10013, "-o { smtpd_recipient_restrictions = check_recipient_access inline:{" +
+		"{ gone@site.example = 550 5.1.1 no such user here } { busy@site.example = 450 4.2.1 mailbox busy } } }"},
 }
 
 // mainCF is a submission server that changes nothing in what it receives, and delivers every address to one Maildir.
@@ -120,7 +123,7 @@ func (w *world) startPostfix() {
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		fmt.Fprintf(&master, "%d inet n - n - - smtpd\n", services[name].port)
 		if services[name].options != "" {
-			fmt.Fprintf(&master, "  -o %s\n", services[name].options)
+			fmt.Fprintf(&master, "  %s\n", services[name].options)
 		}
 	}
 	w.write("etc/postfix/main.cf", []byte(mainCF), 0o644, "root")

@@ -81,6 +81,12 @@ func (w *world) pass() ([]attempt, string) {
 	return attempts, log
 }
 
+// mailq returns what mailq prints.
+func (w *world) mailq() string {
+	w.t.Helper()
+	return w.must("postrider", "/usr/local/sbin/mailq")
+}
+
 var queuedAs = regexp.MustCompile(`queued as (\w+)`)
 
 // sentAs returns Postfix's queue ID from the words with which it accepted the message.

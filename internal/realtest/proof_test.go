@@ -73,8 +73,11 @@ func TestRealInput(t *testing.T) {
 	if t.Failed() {
 		t.Logf("the log of the pass:\n%.20000s", log)
 	}
-	if out := w.must("postrider", "/usr/local/sbin/mailq"); out != "Mail queue is empty\n" {
+	if out := w.mailq(); out != "Mail queue is empty\n" {
 		t.Errorf("after the pass mailq says:\n%s", out)
+	}
+	if left := w.must("postrider", "find", "drop", "queue", "bad", "-type", "f"); left != "" {
+		t.Errorf("after the pass the spool still has:\n%s", left)
 	}
 }
 

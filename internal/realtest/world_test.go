@@ -82,6 +82,13 @@ func newWorld(t *testing.T, debian string) *world {
 	return &world{t: t, pid: cmd.Process.Pid, root: openRoot(t, cmd.Process.Pid)}
 }
 
+// with returns the world for a part of the test.
+func (w *world) with(t *testing.T) *world {
+	c := *w
+	c.t = t
+	return &c
+}
+
 // openRoot opens the root directory of process 1 of a world. All files there are reached through it, so it must not be
 // the root of this machine.
 func openRoot(t *testing.T, pid int) *os.Root {
