@@ -8,10 +8,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -38,7 +40,10 @@ func main() {
 	if len(os.Args) < 2 {
 		exit(errors.New("usage: bench BIN [PART...]"))
 	}
-	b, err := newBench(os.Args[1])
+	// Whatever ends us, what we made is removed, and unmounted.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
+	defer stop()
+	b, err := newBench(ctx, os.Args[1])
 	if err == nil {
 		err = errors.Join(b.run(os.Args[2:]), os.RemoveAll(b.dir))
 	}
@@ -55,19 +60,37 @@ func exit(err error) {
 
 // A bench is one run of the benchmarks.
 type bench struct {
+	ctx    context.Context // of the programs that run
 	bin    string
 	dir    string // for everything that is made
 	missed int    // bars not reached
 	queues map[int]*queue
 }
 
-func newBench(bin string) (*bench, error) {
-	bin, err := filepath.Abs(bin)
+func newBench(ctx context.Context, from string) (*bench, error) {
+	dir, err := os.MkdirTemp("", "postrider-bench")
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "postrider-bench")
-	return &bench{bin: bin, dir: dir, queues: map[int]*queue{}}, err
+	// A copy: whoever builds again meanwhile must not change what is measured.
+	bin := filepath.Join(dir, "bin")
+	for _, name := range []string{"sendmail", "mailq", "queue-runner"} {
+		if err := copyProgram(filepath.Join(from, name), filepath.Join(bin, name)); err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	return &bench{ctx: ctx, bin: bin, dir: dir, queues: map[int]*queue{}}, nil
+}
+
+func copyProgram(from, to string) error {
+	program, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(to, program, 0o700)
 }
 
 func (b *bench) run(names []string) error {
@@ -155,7 +178,7 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 
 // command is a program of ours in an environment with the configuration file.
 func (b *bench) command(config, name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(b.bin, name), args...)
+	cmd := exec.CommandContext(b.ctx, filepath.Join(b.bin, name), args...)
 	cmd.Env = append(os.Environ(), "POSTRIDER_CONFIG="+config)
 	cmd.Stderr = os.Stderr
 	return cmd
