@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -39,8 +38,9 @@ password_file = "/etc/postrider/relay.password"
 
 // A shipment is a message on its way: what was composed, what should come of it, and its queue ID.
 type shipment struct {
-	name string
-	call call
+	program string
+	name    string // with what the program does
+	call    call
 	expected
 	id string
 }
@@ -68,6 +68,8 @@ func TestRealInput(t *testing.T) {
 	w.startCron()
 	shipments = append(shipments, w.ship(t, cronJobs, shipments)...)
 
+	keepSamples(t, shipments)
+
 	attempts, log := w.pass()
 	w.compare(t, shipments, attempts, w.arrivals())
 	if t.Failed() {
@@ -92,8 +94,6 @@ func (w *world) startCron() {
 	w.eventually("cron has sent the output of its jobs", func() bool { return w.finished(len(cronJobs.calls)) })
 }
 
-var notWord = regexp.MustCompile(`\W+`)
-
 // ship takes the calls that a composition led to, and the messages that they left in the queue besides those before.
 func (w *world) ship(t *testing.T, c composition, before []shipment) []shipment {
 	t.Helper()
@@ -111,14 +111,25 @@ func (w *world) ship(t *testing.T, c composition, before []shipment) []shipment 
 		if call.status != "0" {
 			t.Errorf("%s: sendmail %q exited with status %q", name, call.argv[1:], call.status)
 		}
-		if c.program != aScript {
-			if err := call.keepSample(fmt.Sprintf("%02d-%s", len(before)+i, notWord.ReplaceAllString(c.program, "-"))); err != nil {
-				t.Error(err)
-			}
-		}
-		shipments = append(shipments, shipment{name: name, call: call, expected: c.calls[i], id: ids[i]})
+		shipments = append(shipments, shipment{program: c.program, name: name, call: call, expected: c.calls[i], id: ids[i]})
 	}
 	return shipments
+}
+
+// keepSamples keeps the calls of programs, numbered for each program, where POSTRIDER_PROOF_SAMPLES says.
+func keepSamples(t *testing.T, shipments []shipment) {
+	t.Helper()
+	number := map[string]int{}
+	for _, s := range shipments {
+		if s.program == aScript {
+			continue
+		}
+		number[s.program]++
+		name := strings.ReplaceAll(strings.TrimSuffix(s.program, "()"), " ", "-")
+		if err := s.call.keepSample(fmt.Sprintf("%s-%d", name, number[s.program])); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // compare follows each recipient of each message from the line in our log to the message that Postfix delivered under
@@ -141,7 +152,7 @@ func (w *world) compare(t *testing.T, shipments []shipment, attempts []attempt, 
 	}
 	for _, s := range shipments {
 		counts.messages++
-		programs[strings.SplitN(s.name, ",", 2)[0]] = true
+		programs[s.program] = true
 		for _, r := range s.recipients {
 			counts.recipients++
 			as := logged[s.id+" "+r]
