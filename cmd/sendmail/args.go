@@ -190,6 +190,9 @@ func (o *options) cluster(letters string, words []string) ([]string, error) {
 		letters = letters[1:]
 		opt := lookup(name)
 		family := name == "b" || name == "o"
+		if name == "-" {
+			return words, usage("unknown option %q", "--"+letters)
+		}
 		if opt == nil && !family {
 			return words, usage("unknown option %q", "-"+name)
 		}
