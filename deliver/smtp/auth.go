@@ -66,7 +66,7 @@ func (o *opening) login() *mail.Result {
 		return o.delayed(mail.OfUs, mail.EnhancedCode{4, 7, 0}, "cannot log in at %s: %v", o.server.Host, err)
 	}
 	c := o.credentials(password)
-	o.conn.hide(password)
+	o.hide(password)
 	var refusal *mail.Result
 	for _, m := range usable {
 		reply, failed := o.authenticate(m, c)
@@ -88,6 +88,14 @@ func (o *opening) login() *mail.Result {
 		}
 	}
 	return refusal
+}
+
+// hide keeps the password, in whatever form a server could repeat it, out of all that is shown.
+func (o *opening) hide(password string) {
+	for _, secret := range []string{password, "\x00" + o.server.User + "\x00" + password} {
+		o.conn.hide(secret)
+		o.conn.hide(base64.StdEncoding.EncodeToString([]byte(secret)))
+	}
 }
 
 // anotherWay reports whether a refusal is of the mechanism. One of the password would be the same with the next, and
@@ -223,7 +231,7 @@ func encodeInitial(b []byte) string {
 
 func next(client sasl.Client, text string) ([]byte, error) {
 	challenge, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
-	if err != nil {
+	if err != nil || strings.Contains(text, "\n") { // which the decoder skips
 		return nil, errors.New("the challenge is not base64")
 	}
 	return client.Next(challenge)

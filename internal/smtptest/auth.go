@@ -96,7 +96,6 @@ func (c *session) challenge(text []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.server.note(line)
 	return decode(line)
 }
 

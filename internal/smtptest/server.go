@@ -26,11 +26,14 @@ type Options struct {
 
 	// Replies is the script. A key is the start of a command line, in any case, or one of the stages
 	//
-	//	CONNECT  the banner        TLS   the handshake
-	//	BODY     in the content    .     the end of the content
+	//	CONNECT   the banner
+	//	TLS       the first octet of the handshake
+	//	AUTH END  the end of a login
+	//	BODY      the first octet of the content
+	//	.         the end of the content
 	//
 	// and the longest key that fits counts. A value is the reply, its lines separated by "\n", or one of Close, Reset,
-	// Hang, or text that follows Raw. After a 421 the server hangs up.
+	// Hang and Stall, or text that follows Raw. After a 421 the server hangs up, as it does after whatever it says at TLS and BODY.
 	Replies map[string]string
 
 	Certificate Certificate // what STARTTLS, or ImplicitTLS, presents; NoTLS: neither
@@ -56,6 +59,7 @@ const (
 	Close = "!close" // hang up without a word
 	Reset = "!reset" // hang up with a TCP reset
 	Hang  = "!hang"  // say nothing until the client has gone
+	Stall = "!stall" // not even read any more, until the server is closed
 	Raw   = "!raw "  // send what follows as it is, and go on
 )
 
@@ -88,6 +92,7 @@ type Server struct {
 	pool     *x509.CertPool
 	pem      []byte
 	serving  sync.WaitGroup
+	done     chan struct{} // closed by Close
 
 	mu          sync.Mutex
 	replies     map[string]string
@@ -127,7 +132,10 @@ func prepare(opts Options) (*Server, error) {
 	if opts.Mechanisms == nil && len(opts.Users) > 0 {
 		opts.Mechanisms = allMechanisms()
 	}
-	s := &Server{opts: opts, replies: map[string]string{}, conns: map[net.Conn]bool{}, pool: x509.NewCertPool()}
+	s := &Server{
+		opts: opts, replies: map[string]string{}, conns: map[net.Conn]bool{},
+		pool: x509.NewCertPool(), done: make(chan struct{}),
+	}
 	for prefix, reply := range opts.Replies {
 		s.SetReply(prefix, reply)
 	}
@@ -227,10 +235,13 @@ func (s *Server) serve(conn net.Conn) bool {
 func (s *Server) Close() error {
 	s.mu.Lock()
 	var err error
-	if s.listener != nil && !s.closed {
-		err = s.listener.Close()
+	if !s.closed {
+		s.closed = true
+		close(s.done)
+		if s.listener != nil {
+			err = s.listener.Close()
+		}
 	}
-	s.closed = true
 	for conn := range s.conns {
 		_ = conn.Close()
 	}

@@ -43,6 +43,7 @@ func (c *session) use(conn net.Conn) {
 
 // run serves the connection. Its end is nobody's error: clients come and go.
 func (c *session) run() {
+	defer func() { _ = c.w.Flush() }()
 	if c.server.opts.ImplicitTLS && c.handshake() != nil {
 		return
 	}
@@ -58,7 +59,6 @@ func (c *session) run() {
 		}
 		c.server.note(line)
 		if err := c.command(line); err != nil {
-			_ = c.w.Flush()
 			return
 		}
 	}
@@ -143,11 +143,15 @@ func (c *session) startTLS(line string) error {
 
 func (c *session) handshake() error {
 	c.server.note("TLS")
-	if _, err := c.answer("TLS", Raw); err != nil {
-		return err
-	}
-	if err := c.w.Flush(); err != nil {
-		return err
+	if script := c.server.scripted("TLS", ""); script != "" {
+		// Only when the client has begun, so that what is said is part of the handshake.
+		if _, err := c.r.Peek(1); err != nil {
+			return err
+		}
+		if _, err := c.perform(script); err != nil {
+			return err
+		}
+		return errEnd
 	}
 	conn := tls.Server(c.conn, c.server.tls)
 	if err := conn.Handshake(); err != nil {
@@ -239,7 +243,7 @@ func (c *session) content() ([]byte, error) {
 	if script := c.server.scripted("BODY", ""); script != "" {
 		c.server.note("BODY")
 		if reply, err := c.perform(script); err != nil || reply != "" {
-			return nil, errors.Join(errEnd, c.w.Flush())
+			return nil, errEnd
 		}
 	}
 	var content []byte
@@ -334,6 +338,12 @@ func (c *session) perform(script string) (string, error) {
 		}
 		_, err := io.Copy(io.Discard, c.conn)
 		return "", errors.Join(errEnd, err)
+	case Stall:
+		if err := c.w.Flush(); err != nil {
+			return "", err
+		}
+		<-c.server.done
+		return "", errEnd
 	}
 	if raw, ok := strings.CutPrefix(script, Raw); ok {
 		_, err := c.w.WriteString(raw)
