@@ -185,8 +185,8 @@ func (w *Writer) commit(facts mail.Facts) error {
 	if len(w.buf)+trailerLength > bufferSize {
 		w.flush()
 	}
-	crc := crc32.Update(w.crc, crc32.IEEETable, w.buf)
-	w.emit(appendTrailer(nil, w.size, facts, crc))
+	w.emit(appendTrailer(nil, w.size, facts))
+	w.emit(appendCRC(nil, crc32.Update(w.crc, crc32.IEEETable, w.buf)))
 	w.flush()
 	if w.err != nil {
 		return w.err

@@ -193,11 +193,14 @@ func parseBracketed(s string) (mail.Path, error) {
 }
 
 // trailerLength is the length of the last line of a message file. It is fixed, so that it can be read from the end.
-const trailerLength = len("end 000000000000 line 000000000000 flags -- crc32 00000000\n")
+// The CRC is of everything before its own digits.
+const (
+	trailerLength = len("end 000000000000 line 000000000000 flags -- crc32 00000000\n")
+	crcLength     = len("00000000\n")
+)
 
-// appendTrailer writes the last line: how long the content is, what a client must know of it, and the CRC of
-// everything before.
-func appendTrailer(b []byte, size int64, f mail.Facts, crc uint32) []byte {
+// appendTrailer writes the last line but for the CRC: how long the content is, and what a client must know of it.
+func appendTrailer(b []byte, size int64, f mail.Facts) []byte {
 	flags := []byte("--")
 	if f.EightBit {
 		flags[0] = '8'
@@ -205,21 +208,23 @@ func appendTrailer(b []byte, size int64, f mail.Facts, crc uint32) []byte {
 	if f.HeaderUTF8 {
 		flags[1] = 'u'
 	}
-	return fmt.Appendf(b, "end %012d line %012d flags %s crc32 %08x\n", size, f.LongestLine, flags, crc)
+	return fmt.Appendf(b, "end %012d line %012d flags %s crc32 ", size, f.LongestLine, flags)
 }
 
+// parseTrailer reads the last line. What was not written by appendTrailer is ErrIncomplete.
 func parseTrailer(b []byte) (size int64, f mail.Facts, crc uint32, err error) {
 	field := strings.Fields(string(b))
-	if len(b) != trailerLength || len(field) != 8 || field[0] != "end" || field[2] != "line" || field[4] != "flags" ||
-		len(field[5]) != 2 || field[6] != "crc32" {
+	if len(b) != trailerLength || len(field) != 8 || len(field[5]) != 2 {
 		return 0, f, 0, ErrIncomplete
 	}
 	size, errSize := strconv.ParseInt(field[1], 10, 64)
 	line, errLine := strconv.ParseUint(field[3], 10, 63)
 	sum, errSum := strconv.ParseUint(field[7], 16, 32)
-	if errSize != nil || errLine != nil || errSum != nil || size < 0 {
+	f = mail.Facts{EightBit: field[5][0] == '8', HeaderUTF8: field[5][1] == 'u', LongestLine: int(line)}
+	if errSize != nil || errLine != nil || errSum != nil || string(appendCRC(appendTrailer(nil, size, f), uint32(sum))) != string(b) {
 		return 0, f, 0, ErrIncomplete
 	}
-	f = mail.Facts{EightBit: field[5][0] == '8', HeaderUTF8: field[5][1] == 'u', LongestLine: int(line)}
 	return size, f, uint32(sum), nil
 }
+
+func appendCRC(b []byte, crc uint32) []byte { return fmt.Appendf(b, "%08x\n", crc) }

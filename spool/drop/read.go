@@ -175,7 +175,7 @@ func (m *File) readTrailer() error {
 
 // Verify reads the whole file and compares it with its checksum.
 func (m *File) Verify() error {
-	body := m.length - int64(trailerLength)
+	body := m.length - int64(crcLength)
 	if m.length <= smallFile {
 		return m.compare(crc32.ChecksumIEEE(m.fixed[:body]))
 	}
