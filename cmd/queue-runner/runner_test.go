@@ -202,6 +202,31 @@ func TestSmarthostInTroubleDefers(t *testing.T) {
 	}
 }
 
+func TestSmarthostThatIsNotThere(t *testing.T) {
+	closed := smtptest.NewServer(t, smtptest.Options{})
+	closed.Close()
+	tests := []struct{ name, relay, reason string }{
+		{"refuses connections", "smtp://" + closed.Addr(), "connection refused"},
+		{"has no address", "smtp://smarthost.invalid", "smarthost.invalid"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, fmt.Sprintf("relay = %q\n", tt.relay))
+			w.submit("bob@example.net")
+			w.submit("cyd@example.net")
+			w.pass()
+			got := w.waiting()
+			if len(got) != 2 || !strings.Contains(got[0], tt.reason) || !strings.Contains(got[1], tt.reason) {
+				t.Errorf("waiting: %q, want %q for both", got, tt.reason)
+			}
+			if n := strings.Count(w.log, "next hop relay: "); n != 1 {
+				t.Errorf("%d tries, want 1\n%s", n, w.log)
+			}
+		})
+	}
+}
+
 func TestLoginAtASmarthost(t *testing.T) {
 	s := smtptest.NewServer(t, smtptest.Options{Certificate: smtptest.Valid, Users: map[string]string{"alerts": "S3CR3T"}})
 	ca := filepath.Join(t.TempDir(), "ca.pem")
