@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"context"
+	"net"
 	"strconv"
 	"strings"
 
@@ -39,10 +40,18 @@ func (s *Session) Deliver(ctx context.Context, m *mail.Message, recipients []int
 		}
 		todo = append(t.again, todo...)
 		if len(todo) > 0 && !s.Usable() {
-			return d.end(s.delay(mail.OfHost, mail.EnhancedCode{4, 5, 3}, "%s takes no more in this session", s.server.Host))
+			return d.end(d.noMore())
 		}
 	}
 	return d.results
+}
+
+// noMore is for recipients that are left when the session is over.
+func (s *Session) noMore() mail.Result {
+	if s.broken || s.conn.interrupted.Load() {
+		return s.lost("sending to the next recipients", net.ErrClosed)
+	}
+	return s.delay(mail.OfRecipient, mail.EnhancedCode{4, 5, 3}, "%s takes no more than %d transactions in a session", s.server.Host, s.ext.mailMax)
 }
 
 // A delivery is one call of Deliver. A slot is a position in its recipients and results.

@@ -428,6 +428,16 @@ func TestNextAddress(t *testing.T) {
 	}
 }
 
+func TestHostIsLookedUp(t *testing.T) {
+	srv := smtptest.NewServer(t, smtptest.Options{Strict: true})
+	s := open(t, &Server{Host: "localhost", Port: srv.Port()})
+	m := message(t, letter, "bob@example.com")
+	r := s.Deliver(t.Context(), m, all(m))[0]
+	if want := fmt.Sprintf("localhost[127.0.0.1]:%d", srv.Port()); outcome(r) != "relayed" || r.Relay != want {
+		t.Errorf("%s by %s, want %s", outcome(r), r.Relay, want)
+	}
+}
+
 func TestFailureSaysWhoSpoke(t *testing.T) {
 	srv := smtptest.NewServer(t, smtptest.Options{Replies: map[string]string{"CONNECT": "554 5.3.2 no"}})
 	f := openFailure(t, t.Context(), &Server{
