@@ -62,7 +62,7 @@ func composed(c call) content {
 	return m
 }
 
-// Repairs are what sendmail does to what a program wrote, besides making line endings one.
+// repairs are what sendmail does to what a program wrote, besides making line endings one.
 type repairs struct {
 	add    []string            // regular expressions of the fields that were missing, besides Received
 	remove []string            // names of the fields that are not sent

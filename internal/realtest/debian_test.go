@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,7 +87,11 @@ func unpack(cache, root string) error {
 			return err
 		}
 	}
-	return os.Rename(apt+"/root", root)
+	err = os.Rename(apt+"/root", root)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // another run was faster
+	}
+	return err
 }
 
 // command runs a program of this machine and returns what it said when it failed.

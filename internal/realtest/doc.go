@@ -9,5 +9,6 @@
 // network, host name and IPC namespaces over an overlay of that directory. Nothing is installed on this machine, no
 // packet leaves it, and when the test ends, however it ends, the kernel ends all that runs there.
 //
-// POSTRIDER_PROOF_SAMPLES names a directory to write argv and input of each call of sendmail to.
+// POSTRIDER_PROOF_SAMPLES names a directory to write argv and input of each call of sendmail to; so came about
+// cmd/sendmail/testdata/callers.
 package realtest
