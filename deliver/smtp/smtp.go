@@ -139,6 +139,7 @@ type Session struct {
 
 	clean  bool // no transaction since the last RSET or 2xx to the end of content
 	broken bool // out of step, or hung up on
+	barred bool // it takes no mail from us as we are: every message would be told the same
 	closed bool
 	mails  int // transactions begun
 
@@ -149,7 +150,7 @@ type Session struct {
 // Usable reports whether the session can take another message, as far as we know: the server may have hung up
 // meanwhile, which only the next Deliver finds out.
 func (s *Session) Usable() bool {
-	return !s.closed && !s.broken && !s.conn.interrupted.Load() && (s.ext.mailMax == 0 || s.mails < s.ext.mailMax)
+	return !s.closed && !s.broken && !s.barred && !s.conn.interrupted.Load() && (s.ext.mailMax == 0 || s.mails < s.ext.mailMax)
 }
 
 // Close says QUIT, waits a moment for the answer and hangs up. What the server says to that changes nothing.

@@ -149,6 +149,7 @@ func tooMany(r mail.Reply) bool {
 // refusal is the result of a 4xx or 5xx to anything but RCPT.
 func (t *transaction) refusal(reply mail.Reply) *mail.Result {
 	r := t.refusalOf(mail.OfMessage, reply)
+	t.barred = r.Scope == mail.OfUs
 	return &r
 }
 
