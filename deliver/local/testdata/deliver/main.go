@@ -1,0 +1,38 @@
+// Command deliver delivers one message to two recipients in the Maildir that is its argument, for the crash tests. It
+// exits with 0 if both are delivered.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/postrider/postrider/deliver/local"
+	"github.com/postrider/postrider/internal/mail"
+)
+
+const letter = "Subject: hello\r\n\r\nFirst line.\r\nLast line.\r\n"
+
+func main() {
+	m := &mail.Message{QueueID: "0N41Z7C2K9A", Content: strings.NewReader(letter), Size: int64(len(letter))}
+	m.Arrival = time.Unix(1791531652, 0)
+	for _, address := range []string{"bob@example.net", "carol@example.net"} {
+		p, err := mail.ParsePath(address)
+		if err != nil {
+			panic(err)
+		}
+		m.Recipients = append(m.Recipients, mail.Recipient{Path: p})
+	}
+	d := &local.Maildir{Dir: os.Args[1]}
+	status := 0
+	for _, r := range d.Deliver(context.Background(), m, []int{0, 1}) {
+		if r.Action != mail.Delivered {
+			fmt.Fprintln(os.Stderr, r.Reply)
+			status = 75
+		}
+	}
+	d.Close()
+	os.Exit(status)
+}
