@@ -407,6 +407,7 @@ func TestLoginRefusedBurnsNoAttempt(t *testing.T) {
 	w.submit("ann@example.org", "bob@a.example")
 	w.pass()
 	w.want("waiting", w.waiting(), []string{"bob@a.example 0 login refused"})
+	w.want("log", w.logged("to=<bob@a.example>, relay=none, delay="), 1)
 }
 
 func TestMissingRouteDefers(t *testing.T) {

@@ -166,15 +166,16 @@ func (w *worker) refused(claims []spool.Claim, failure *mail.Result) {
 		w.giveBack(claims, nil)
 		return
 	}
-	if w.opened || failure.Scope == mail.OfUs {
+	if w.opened {
 		w.giveBack(claims, failure)
 		return
 	}
-	// The probe: it counts as tried, and waits for its next hop like all others.
+	// The probe: it waits for its next hop like all others, and counts as tried unless the trouble is ours.
 	for _, c := range claims {
 		e := w.concludeAll(c, *failure)
 		for i := range e.settlement.Dispositions {
-			e.settlement.Dispositions[i].Next = w.Now()
+			d := &e.settlement.Dispositions[i]
+			d.Next, d.Untried = w.Now(), failure.Scope == mail.OfUs
 		}
 		e.hop = w.hop
 		w.events <- e

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"os/signal"
@@ -70,14 +71,20 @@ func drain(f *os.File) error {
 	return err
 }
 
-// sibling returns the path of another program of ours, which stands beside this one.
+// sibling returns the path of another program of ours. It stands beside this one, or where an installation puts the
+// programs that are not for administrators only.
 func sibling(name string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", cannotRun(name, err)
 	}
-	path := filepath.Join(filepath.Dir(self), name)
+	here := filepath.Dir(self)
+	path := filepath.Join(here, name)
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		path = filepath.Join(here, "../bin", name)
+		info, err = os.Stat(path)
+	}
 	if err != nil {
 		return "", cannotRun(name, err)
 	}

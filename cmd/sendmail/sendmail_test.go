@@ -482,3 +482,22 @@ func TestDescriptorsAreNotPassedOn(t *testing.T) {
 		}
 	}
 }
+
+// An installation has mailq for everybody in bin, and sendmail in sbin.
+func TestHelperInTheDirectoryOfPrograms(t *testing.T) {
+	root := t.TempDir()
+	for from, to := range map[string]string{"sendmail": "sbin/sendmail", "mailq": "bin/mailq"} {
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(to)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link(filepath.Join(programs, from), filepath.Join(root, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for args, status := range map[string]int{"-bp": 3, "-q": 71} {
+		cmd := exec.Command(filepath.Join(root, "sbin/sendmail"), args)
+		if err := cmd.Run(); cmd.ProcessState.ExitCode() != status {
+			t.Errorf("sendmail %s: %v, want exit %d", args, err, status)
+		}
+	}
+}
