@@ -37,11 +37,11 @@ demo: build ## show the main job in a private spool, offline
 	@demo/demo.sh $(BIN)
 
 test: ## run every test
-	@.ci/need gcc:gcc strace:strace mandoc:mandoc mkfs.ext4:e2fsprogs
+	@.ci/need gcc:gcc mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
 	@.ci/test $(TESTFLAGS)
 
 proof: build ## run the slow tests too: real programs, real servers, power cuts
-	@.ci/need gcc:gcc strace:strace mandoc:mandoc mkfs.ext4:e2fsprogs
+	@.ci/need gcc:gcc mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
 	@POSTRIDER_PROOF=1 .ci/test $(TESTFLAGS) -timeout 60m
 
 bench: build ## measure, and compare with what we promise
