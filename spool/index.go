@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -93,7 +94,7 @@ func turn(dir string, gate *os.File, write bool, f func(*tx) error) (err error) 
 // openError tells a damaged file from trouble with a good one.
 func openError(err error) error {
 	var path *os.PathError
-	if errors.As(err, &path) || errors.Is(err, bbolt.ErrTimeout) {
+	if errors.As(err, &path) || errors.Is(err, bberrors.ErrTimeout) {
 		return err
 	}
 	var errno unix.Errno

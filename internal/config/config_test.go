@@ -237,7 +237,7 @@ func TestMistakes(t *testing.T) {
 		{"line end in the user's name", "relay = \"submission://a%0d%0a@mail\"", `1:9: relay: control character in the user's name`},
 		{"relative Maildir", "relay = \"maildir:Maildir\"", `1:9: relay: maildir needs an absolute path: maildir:/var/mail/archive`},
 		{"home of whom", "relay = \"maildir:~/Maildir\"", `1:9: relay: maildir needs an absolute path: maildir:/var/mail/archive`},
-		{"something to discard", "relay = \"discard:/dev/null\"", `1:9: relay: nothing may follow discard:`},
+		{"something to discard", "relay = \"discard:/dev/null\"", `1:9: relay: expected discard: and nothing after it`},
 
 		{"user without password", "relay = \"submission://ann@mail\"", `1:9: password_file is missing; the user in the URL needs one`},
 		{"password without user", "password_file = \"/p\"\nrelay = \"submission://mail\"", `1:17: password_file is of no use without a user; write submission://USER@mail`},

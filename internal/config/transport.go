@@ -112,7 +112,7 @@ func parseURL(name, url string) (Transport, error) {
 		t.Path = filepath.Clean(rest)
 	case alone:
 		if rest != "" {
-			return Transport{}, fmt.Errorf("nothing may follow %s:", s.name)
+			return Transport{}, fmt.Errorf("expected %s: and nothing after it", s.name)
 		}
 	case overNetwork:
 		rest, found = strings.CutPrefix(rest, "//")
