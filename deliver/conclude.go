@@ -80,7 +80,7 @@ func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(
 		}
 		return
 	}
-	e.settlement.Reports = append(e.settlement.Reports, t)
+	e.settlement.Children = append(e.settlement.Children, t)
 	what := "non-delivery"
 	if action == mail.Delayed {
 		what = "delay"
@@ -98,12 +98,12 @@ func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Ac
 		SMTPUTF8:   !m.Sender.IsASCII(),
 	}
 	if action == mail.Failed {
-		env.Report = &mail.Report{On: m.QueueID}
+		env.Settles = &mail.Settles{Of: m.QueueID}
 		for _, i := range told {
-			env.Report.Recipients = append(env.Report.Recipients, st.Dispositions[i].Recipient)
+			env.Settles.Recipients = append(env.Settles.Recipients, st.Dispositions[i].Recipient)
 		}
 	}
-	w, err := k.spool.CreateReport(&env)
+	w, err := k.spool.CreateChild(&env)
 	if err != nil {
 		return spool.Taken{}, err
 	}

@@ -181,7 +181,7 @@ func parse(t *testing.T, s string) mail.Path {
 func (w *world) acquire() *spool.Spool {
 	w.t.Helper()
 	s, err := spool.Acquire(w.dir, spool.Options{
-		Route: func(_, rcpt mail.Path, _ int) string { return rcpt.Domain() },
+		Route: func(_, rcpt mail.Path, _ int, _ bool) string { return rcpt.Domain() },
 		Now:   w.clock,
 		Logf:  w.logf,
 	})

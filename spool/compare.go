@@ -17,7 +17,7 @@ import (
 //   - a file with neither record nor tombstone is a message: it gets a record, less what its journal says is final;
 //   - a file with a tombstone is removed;
 //   - a record without a file is an alarm, and is dropped;
-//   - recipients that a journal or a report of ours says are final become so;
+//   - recipients that a journal, or a message we made of theirs, says are final become so;
 //   - a journal without a message is removed.
 func (s *Spool) Compare() error {
 	ids, others, err := s.queue.Names()
@@ -158,7 +158,7 @@ func (s *Spool) adopt(ids []mail.ID) error {
 		return nil
 	}
 	adopted := 0
-	var reports []*mail.Report
+	var settled []*mail.Settles
 	for len(ids) > 0 {
 		some := ids[:min(len(ids), batch)]
 		ids = ids[len(some):]
@@ -172,8 +172,8 @@ func (s *Spool) adopt(ids []mail.ID) error {
 				continue
 			}
 			found = append(found, *a)
-			if r := a.Envelope.Report; r != nil {
-				reports = append(reports, r)
+			if s := a.Envelope.Settles; s != nil {
+				settled = append(settled, s)
 			}
 		}
 		if err := s.update(func(x *tx) error {
@@ -189,7 +189,7 @@ func (s *Spool) adopt(ids []mail.ID) error {
 		adopted += len(found)
 	}
 	s.opts.Logf("index: %d messages of queue/ were not in it and have been added", adopted)
-	return s.applyReports(reports)
+	return s.applySettled(settled)
 }
 
 // adoption is a message that the index did not know, and what its journal says.
@@ -219,15 +219,15 @@ func (s *Spool) examine(id mail.ID) (*adoption, error) {
 	return &adoption{Taken{ID: id, Size: f.Size, Envelope: f.Envelope}, final}, nil
 }
 
-// applyReports makes final what a report speaks of: it was written before the index was told.
-func (s *Spool) applyReports(reports []*mail.Report) error {
+// applySettled makes final what children say of their parents: they were written before the index was told.
+func (s *Spool) applySettled(settled []*mail.Settles) error {
 	var list []Settlement
-	for _, r := range reports {
+	for _, r := range settled {
 		final := map[int]bool{}
 		for _, n := range r.Recipients {
 			final[n] = true
 		}
-		st, err := s.finalize(r.On, final)
+		st, err := s.finalize(r.Of, final)
 		if err != nil {
 			return err
 		}

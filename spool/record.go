@@ -28,6 +28,7 @@ type recipient struct {
 	next     time.Time // when it is due
 	attempts int
 	active   bool // an attempt has been recorded, and no result
+	expanded bool // aliases have been looked up
 	last     mail.Result
 	lastTime time.Time // of the last attempt; zero if there was none
 }
@@ -93,6 +94,7 @@ func (p *recipient) encode(key []byte) []byte {
 	b = appendTime(b, p.next)
 	b = binary.AppendVarint(b, int64(p.attempts))
 	b = appendBool(b, p.active)
+	b = appendBool(b, p.expanded)
 	b = appendTime(b, p.lastTime)
 	b = appendResult(b, p.last)
 	return seal(key, b)
@@ -108,6 +110,7 @@ func (p *recipient) decode(key, value []byte) error {
 	p.next = r.time()
 	p.attempts = int(r.int())
 	p.active = r.bool()
+	p.expanded = r.bool()
 	p.lastTime = r.time()
 	p.last = r.result()
 	return r.err

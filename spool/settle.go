@@ -101,7 +101,7 @@ func (s *Spool) Claim(hop string, now time.Time, most int, wait func(attempts in
 			p.active = true
 			p.lastTime = now
 			p.next = now.Add(wait(p.attempts))
-			p.hop = s.opts.Route(m.sender, p.path, p.attempts)
+			p.hop = s.opts.Route(m.sender, p.path, p.attempts, p.expanded)
 			if err := x.putRecipient(d.id, d.n, &p); err != nil {
 				return err
 			}
@@ -147,8 +147,8 @@ func (s *Spool) dueAt(x *tx, hop string, now time.Time, most int) []due {
 type Settlement struct {
 	Claim
 	Dispositions []Disposition
-	// Reports are the messages, made with CreateReport, that tell the sender.
-	Reports []Taken
+	// Children are messages, made with CreateChild, that take the place of recipients who are final because of them.
+	Children []Taken
 }
 
 // A Disposition is what becomes of one recipient.
@@ -159,6 +159,8 @@ type Disposition struct {
 	Next time.Time
 	// Untried takes the attempt back: nothing was sent, for a reason that is not the recipient's.
 	Untried bool
+	// Expanded says that no alias stands for the recipient: the Router is told so from now on.
+	Expanded bool
 }
 
 // A HopState is what is known of a next hop after a try to open a session. Until zero forgets all trouble.
@@ -168,7 +170,7 @@ type HopState struct {
 	Last  mail.Result
 }
 
-// Settle commits results, all of them or none. Messages whose recipients are all final are removed. Reports must be
+// Settle commits results, all of them or none. Messages whose recipients are all final are removed. Children must be
 // durable already.
 func (s *Spool) Settle(settlements []Settlement, hops []HopState) error {
 	if s.failed != nil {
@@ -219,7 +221,7 @@ func (s *Spool) journalIfStays(st Settlement) error {
 
 // settle applies one settlement, and reports whether the message is over, and has a journal.
 func (s *Spool) settle(x *tx, st Settlement) (over, journal bool, err error) {
-	if err := s.insert(x, st.Reports); err != nil {
+	if err := s.insert(x, st.Children); err != nil {
 		return false, false, err
 	}
 	m, ok, err := x.message(st.ID)
@@ -266,12 +268,13 @@ func (s *Spool) dispose(x *tx, m *message, st Settlement) (final int, err error)
 // amend writes the result of an attempt that was not final into the record.
 func (s *Spool) amend(p *recipient, sender mail.Path, d Disposition) {
 	p.active = false
+	p.expanded = p.expanded || d.Expanded
 	if d.Untried {
 		p.attempts--
-		p.hop = s.opts.Route(sender, p.path, p.attempts)
 	} else {
 		p.last = d.Result
 	}
+	p.hop = s.opts.Route(sender, p.path, p.attempts, p.expanded)
 	if !d.Next.IsZero() {
 		p.next = d.Next
 	}

@@ -21,7 +21,7 @@
 //	     drop/ID queue/ID record tombstone
 //	S1      +       -       -        -     accepted. TakeIn renames it. A file whose writer died is incomplete and not
 //	                                       locked: set aside
-//	S2      -       +       -        -     taken in, or a report of ours just written. A crash here leaves it to Compare,
+//	S2      -       +       -        -     taken in, or just made of another message. A crash here leaves it to Compare,
 //	                                       which makes the record
 //	S3      -       +       +        -     queued. Claim records an attempt before any connection; Settle records its
 //	                                       result. A crash between them is an attempt without a result: the recipient
@@ -31,8 +31,9 @@
 //	S5      -       -       -        +     removed. Compare, or the next turn, drops the tombstone
 //
 // A recipient that becomes final while its message stays in S3 is written to the journal, and synced, before the index
-// is told; Compare believes the journal. A report to the sender is durable, in S2, before the recipients it speaks of
-// are final in the index; Compare believes the report. So no crash, and no loss of the index, sends a message again to
+// is told; Compare believes the journal. A message that we make of another one, a report to its sender or its copy for
+// the addresses behind an alias, is durable, in S2, before the recipients it settles are final in the index; Compare
+// believes it. So no crash, and no loss of the index, sends a message again to
 // a recipient who has it or reports him twice; what remains is the time between the last reply of a server and the
 // journal or the index, where only that server knows.
 //
@@ -56,8 +57,9 @@ import (
 // ErrHeld is the error of Acquire when another pass has the spool. It has been left a wake-up.
 var ErrHeld = errors.New("another pass is running")
 
-// A Router names the next hop of a recipient for whom so many attempts have been made. The name has no NUL.
-type Router func(sender, recipient mail.Path, attempts int) string
+// A Router names the next hop of a recipient for whom so many attempts have been made; expanded says that aliases have
+// been looked up for him. The name has no NUL.
+type Router func(sender, recipient mail.Path, attempts int, expanded bool) string
 
 // Options are what a pass tells the spool.
 type Options struct {
@@ -78,7 +80,7 @@ type Options struct {
 }
 
 // A Spool is a spool held by the one pass that may change it. Its methods may be called by one goroutine at a
-// time, but for Read and CreateReport.
+// time, but for Read and CreateChild.
 type Spool struct {
 	dir   string
 	opts  Options
@@ -219,9 +221,9 @@ func (s *Spool) path(name string) string { return filepath.Join(s.dir, name) }
 // Read opens a queued message.
 func (s *Spool) Read(id mail.ID) (*drop.File, error) { return s.queue.ReadOwn(string(id)) }
 
-// CreateReport starts a message of ours in the queue. Once its Commit has returned, hand its ID to Settle together
-// with the results that it reports.
-func (s *Spool) CreateReport(env *mail.Envelope) (*drop.Writer, error) { return s.queue.Create(env) }
+// CreateChild starts a message in the queue that we make of another one. Once its Commit has returned, hand it to Settle
+// together with the results that it is the reason for.
+func (s *Spool) CreateChild(env *mail.Envelope) (*drop.Writer, error) { return s.queue.Create(env) }
 
 // setAside moves the file name of directory from to bad/.
 func (s *Spool) setAside(from, name string, why error) error {

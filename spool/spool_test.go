@@ -30,7 +30,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, dir: filepath.Join(t.TempDir(), "spool"), now: time.Now()}
 	w.opts = Options{
-		Route: func(_, rcpt mail.Path, _ int) string { return "relay/" + rcpt.Domain() },
+		Route: func(_, rcpt mail.Path, _ int, _ bool) string { return "relay/" + rcpt.Domain() },
 		Now:   func() time.Time { return w.now },
 		Logf:  func(format string, args ...any) { w.log = append(w.log, fmt.Sprintf(format, args...)) },
 	}
@@ -353,10 +353,10 @@ func TestReportIsProofOfItsRecipients(t *testing.T) {
 	s := w.acquire()
 	w.takeIn(s)
 	w.claim(s, "relay/a.example")
-	r, err := s.CreateReport(&mail.Envelope{
+	r, err := s.CreateChild(&mail.Envelope{
 		Arrival: drop.Now(), Submitter: os.Getuid(),
 		Recipients: []mail.Recipient{{Path: path(t, "ann@example.org")}},
-		Report:     &mail.Report{On: id, Recipients: []int{0}},
+		Settles:    &mail.Settles{Of: id, Recipients: []int{0}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -477,7 +477,7 @@ func TestQueuedMailFollowsTodaysRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.end(s)
-	w.opts.Route = func(_, _ mail.Path, _ int) string { return "other" }
+	w.opts.Route = func(_, _ mail.Path, _ int, _ bool) string { return "other" }
 	w.opts.Routes = "changed"
 	s = w.acquire()
 	defer w.end(s)

@@ -157,7 +157,8 @@ func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool) error {
 			continue
 		}
 		pending++
-		p := recipient{path: r.Path, next: due, hop: s.opts.Route(t.Envelope.Sender, r.Path, 0)}
+		p := recipient{path: r.Path, next: due, expanded: r.Expanded}
+		p.hop = s.opts.Route(t.Envelope.Sender, r.Path, 0, r.Expanded)
 		if err := x.putRecipient(t.ID, n, &p); err != nil {
 			return err
 		}
@@ -237,7 +238,7 @@ func (s *Spool) rerouteBatch(x *tx, after []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if hop := s.opts.Route(msg.sender, m.p.path, m.p.attempts); ok && hop != m.p.hop {
+		if hop := s.opts.Route(msg.sender, m.p.path, m.p.attempts, m.p.expanded); ok && hop != m.p.hop {
 			if err := x.due.Delete(dueKey(m.p.hop, m.p.next, m.id, m.n)); err != nil {
 				return nil, err
 			}

@@ -37,7 +37,7 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any)) (*runn
 	return &runner{
 		dir: cfg.Spool,
 		spool: spool.Options{
-			Route: func(sender, rcpt mail.Path, attempts int) string {
+			Route: func(sender, rcpt mail.Path, attempts int, expanded bool) string {
 				hop, err := table.NextHop(sender, rcpt, attempts)
 				if err != nil {
 					return unrouted

@@ -17,8 +17,9 @@ type Envelope struct {
 	ID        string // ENVID in xtext (RFC 3461 section 4.4); "" if none
 	SMTPUTF8  bool   // the submitter asked for RFC 6531 treatment
 
-	// Report is set for a delivery status notification of ours.
-	Report *Report
+	// Settles is set for a message that we made of another one: a report to its sender, or its copy for the addresses
+	// that an alias stands for.
+	Settles *Settles
 }
 
 // A Recipient is a forward-path and the notifications wanted for it.
@@ -26,13 +27,14 @@ type Recipient struct {
 	Path     Path
 	Notify   Notify // NOTIFY (RFC 3461 section 4.1); 0 if not given
 	Original string // ORCPT, "type;xtext" byte for byte (RFC 3461 section 4.2); "" if none
+	Expanded bool   // aliases have been looked up: they are not again
 }
 
-// A Report names what a notification of ours is about. A message that carries it is the proof that these recipients
-// are final, should the index be lost between the notification and the commit of the results.
-type Report struct {
-	On         ID
-	Recipients []int // positions in the Recipients of the message reported on
+// Settles names recipients of another message who are final because this one exists. It is the proof of that, should
+// the index be lost between the making of this message and the commit of the results.
+type Settles struct {
+	Of         ID
+	Recipients []int // positions in the Recipients of that message
 }
 
 // Return is how much of the message a report sends back.

@@ -41,11 +41,11 @@ func full(t testing.TB) *mail.Envelope {
 	return &mail.Envelope{
 		Arrival: time.Date(2026, 11, 21, 22, 0, 0, 1000, time.UTC), Sender: parse(t, "ann@example.org"),
 		Submitter: 1000, Return: mail.ReturnHeaders, ID: "job+3D77", SMTPUTF8: true,
-		Report: &mail.Report{On: "7QK2M0A9XZ4", Recipients: []int{0, 12}},
+		Settles: &mail.Settles{Of: "7QK2M0A9XZ4", Recipients: []int{0, 12}},
 		Recipients: []mail.Recipient{
 			{Path: parse(t, "bob@example.net"), Notify: mail.NotifyNever},
 			{Path: parse(t, `"a <b> \"c"@example.net`), Notify: mail.NotifyFailure | mail.NotifyDelay, Original: "rfc822;<x>@example.net"},
-			{Path: parse(t, "jürgen@example.net")},
+			{Path: parse(t, "jürgen@example.net"), Expanded: true},
 		},
 	}
 }
@@ -270,7 +270,7 @@ func TestHostileEnvelopes(t *testing.T) {
 		{"carriage return in an address", strings.Replace(good, "<bob@", "<bo\rb@", 1)},
 		{"two addresses in one", strings.Replace(good, "<bob@", "<eve@example.net> <bob@", 1)},
 		{"control character in orcpt", strings.Replace(good, "orcpt=rfc822;", "orcpt=rfc822;\x01", 1)},
-		{"report on a path", strings.Replace(good, "report-on: 7QK2M0A9XZ4", "report-on: ../../../../", 1)},
+		{"report on a path", strings.Replace(good, "settles: 7QK2M0A9XZ4", "settles: ../../../../", 1)},
 		{"negative position", strings.Replace(good, "7QK2M0A9XZ4 0 12", "7QK2M0A9XZ4 -1", 1)},
 	}
 	if _, _, err := parseEnvelope([]byte(good)); err != nil {
@@ -299,7 +299,7 @@ func FuzzEnvelope(f *testing.F) {
 		}
 		for _, r := range append(env.Recipients, mail.Recipient{Path: env.Sender}) {
 			if strings.ContainsAny(r.Path.Address()+r.Original+env.ID, "\r\n\x00") {
-				t.Errorf("a line end gets through: %q", r)
+				t.Errorf("a line end gets through: %+v", r)
 			}
 		}
 		again, _, err := parseEnvelope(appendEnvelope(nil, env))

@@ -39,9 +39,9 @@ func appendEnvelope(b []byte, env *mail.Envelope) []byte {
 	if env.SMTPUTF8 {
 		b = append(b, "smtputf8: yes\n"...)
 	}
-	if r := env.Report; r != nil {
-		b = fmt.Appendf(b, "report-on: %s", r.On)
-		for _, n := range r.Recipients {
+	if s := env.Settles; s != nil {
+		b = fmt.Appendf(b, "settles: %s", s.Of)
+		for _, n := range s.Recipients {
 			b = fmt.Appendf(b, " %d", n)
 		}
 		b = append(b, '\n')
@@ -53,6 +53,9 @@ func appendEnvelope(b []byte, env *mail.Envelope) []byte {
 		}
 		if r.Original != "" {
 			b = fmt.Appendf(b, "orcpt=%s ", r.Original)
+		}
+		if r.Expanded {
+			b = append(b, "expanded=yes "...)
 		}
 		b = append(b, r.Path.String()...)
 		b = append(b, '\n')
@@ -115,8 +118,8 @@ func parseField(env *mail.Envelope, key, value string) (err error) {
 		_, err = mail.DecodeXtext(value)
 	case "smtputf8":
 		env.SMTPUTF8 = true
-	case "report-on":
-		env.Report, err = parseReport(value)
+	case "settles":
+		env.Settles, err = parseSettles(value)
 	case "recipient":
 		var r mail.Recipient
 		r, err = parseRecipient(value)
@@ -128,24 +131,24 @@ func parseField(env *mail.Envelope, key, value string) (err error) {
 	return err
 }
 
-func parseReport(value string) (*mail.Report, error) {
+func parseSettles(value string) (*mail.Settles, error) {
 	words := strings.Fields(value)
 	if len(words) < 2 {
-		return nil, errors.New("report without recipients")
+		return nil, errors.New("no recipients settled")
 	}
 	id, err := mail.ParseID(words[0])
 	if err != nil {
 		return nil, err
 	}
-	r := &mail.Report{On: id}
+	s := &mail.Settles{Of: id}
 	for _, w := range words[1:] {
 		n, err := strconv.ParseUint(w, 10, 31)
 		if err != nil {
 			return nil, err
 		}
-		r.Recipients = append(r.Recipients, int(n))
+		s.Recipients = append(s.Recipients, int(n))
 	}
-	return r, nil
+	return s, nil
 }
 
 func parseRecipient(value string) (r mail.Recipient, err error) {
@@ -160,6 +163,8 @@ func parseRecipient(value string) (r mail.Recipient, err error) {
 			r.Notify, err = mail.ParseNotify(v)
 		case "orcpt":
 			r.Original, err = v, checkOriginal(v)
+		case "expanded":
+			r.Expanded = true
 		default:
 			err = errors.New("unknown parameter")
 		}
