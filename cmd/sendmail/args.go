@@ -350,7 +350,7 @@ func setQueueRun(o *options, value string) error {
 		return nil
 	case strings.IndexByte("IRSQLG!", value[0]) >= 0:
 		o.mode = doNothing
-		return usage("option -q%s is not supported: a run takes the whole queue", value)
+		return usage("option %q is not supported: a run takes the whole queue", "-q"+value)
 	}
 	every, err := parseInterval(strings.TrimPrefix(value, "p"))
 	if err != nil {

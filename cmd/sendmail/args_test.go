@@ -129,8 +129,8 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-q30x"}, doNothing, `"30x" is not a time`},
 		{[]string{"-q0"}, doNothing, `"0" is not a time`},
 		{[]string{"-q99999999999999999999m"}, doNothing, "is not a time"},
-		{[]string{"-qSann"}, doNothing, "-qSann is not supported"},
-		{[]string{"-q!Sann"}, doNothing, "-q!Sann is not supported"},
+		{[]string{"-qSann"}, doNothing, `"-qSann" is not supported`},
+		{[]string{"-q!\x1b"}, doNothing, `"-q!\x1b" is not supported`},
 	} {
 		o, err := parse(append([]string{"sendmail"}, tt.args...))
 		var e *submit.Error
