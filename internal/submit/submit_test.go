@@ -224,7 +224,7 @@ func TestEnvelopeIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "[{<bob@x> NEVER rfc822;b+2Bob@x} {<h@x> DELAY }] HDRS id+20123 true"
+	want := "[{<bob@x> NEVER rfc822;b+2Bob@x false} {<h@x> DELAY  false}] HDRS id+20123 true"
 	if got := fmt.Sprint(m.Recipients, " ", m.Return, " ", m.ID, " ", m.SMTPUTF8); got != want {
 		t.Errorf("envelope %s, want %s", got, want)
 	}
