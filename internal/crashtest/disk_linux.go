@@ -207,6 +207,9 @@ const (
 // cutPower stops the file system mounted at mount: nothing reaches the disk any more.
 func cutPower(mount string) error {
 	f, err := os.Open(mount)
+	if errors.Is(err, unix.EIO) {
+		return nil // it is down
+	}
 	if err != nil {
 		return err
 	}

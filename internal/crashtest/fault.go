@@ -84,8 +84,8 @@ type Call struct {
 	Tail   string // of write and sendto: the last octets of what is written, at most tailLength
 }
 
-// tailLength is enough for the end of an SMTP message, CRLF.CRLF, and what may be pipelined after it.
-const tailLength = 64
+// tailLength is enough for some lines.
+const tailLength = 512
 
 func (c Call) String() string {
 	if c.Name == "exit_group" {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -18,7 +17,11 @@ import (
 // syncs the directory, and it sees each bug planted in it.
 func TestHarnessSeesPlantedBugs(t *testing.T) {
 	needTracer(t)
-	program := build(t, ".", "./testdata/publish", "publish")
+	dir := t.TempDir()
+	if err := buildInto(dir, ".", "./testdata/publish"); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "publish")
 	tests := []struct {
 		order string
 		kind  string // kill, errno or power
@@ -217,42 +220,4 @@ func TestRunEndsWhatHangs(t *testing.T) {
 	if _, err := Run(Command{Path: sleep, Args: []string{"1000"}, Timeout: 1}, Fault{}); err == nil {
 		t.Error("no error for a program that hangs")
 	}
-}
-
-func needTracer(t *testing.T) {
-	t.Helper()
-	if err := Supported(); err != nil {
-		t.Skipf("NOT PROVEN HERE: %v", err)
-	}
-}
-
-// newDisk returns a disk that is unmounted when the test ends.
-func newDisk(t *testing.T, fs FileSystem) *Disk {
-	t.Helper()
-	d, err := NewDisk(t.TempDir(), fs)
-	if err == nil {
-		err = d.Mount()
-	}
-	if err != nil {
-		t.Skipf("POWER LOSS NOT PROVEN HERE: no file system whose power could be cut: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return d
-}
-
-// build builds a program of the module in dir as it is shipped, and returns its path.
-func build(t *testing.T, dir, pkg, name string) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), name)
-	cmd := exec.Command(filepath.Join(runtime.GOROOT(), "bin", "go"), "build", "-tags", "urfave_cli_no_docs,urfave_cli_no_suggest", "-o", out, pkg)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", pkg, err, text)
-	}
-	return out
 }

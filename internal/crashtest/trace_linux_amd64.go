@@ -1,6 +1,7 @@
 package crashtest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -87,7 +88,8 @@ type tracer struct {
 }
 
 type tracee struct {
-	failing bool // it is inside a call that is to return the fault's errno
+	skipped bool       // it is inside a call that does not happen
+	result  unix.Errno // what that call returns
 }
 
 // follow takes each stop of each thread until none is left.
@@ -110,8 +112,8 @@ func (t *tracer) follow(timeout time.Duration) error {
 	stop, late := t.watchdog(timeout)
 	defer stop()
 	for {
-		// Only what this thread traces: other goroutines have children of their own.
-		tid, err := unix.Wait4(-1, &status, unix.WALL|unix.WNOTHREAD, nil)
+		// Only the group of the program: this thread may have started children for other goroutines.
+		tid, err := unix.Wait4(-t.program, &status, unix.WALL|unix.WNOTHREAD, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -216,9 +218,12 @@ func (t *tracer) syscallStop(tid int, th *tracee) error {
 		return e
 	}
 	switch {
-	case info.op == unix.PTRACE_SYSCALL_INFO_EXIT && th.failing:
-		th.failing = false
-		return setResult(tid, t.fault.Kind.errno)
+	case info.op == unix.PTRACE_SYSCALL_INFO_EXIT && th.skipped:
+		th.skipped = false
+		return setResult(tid, th.result)
+	case info.op == unix.PTRACE_SYSCALL_INFO_ENTRY && (info.nr == unix.SYS_SETSID || info.nr == unix.SYS_SETPGID):
+		// Nobody leaves the group that follow waits for.
+		return th.skip(tid, 0)
 	case info.op == unix.PTRACE_SYSCALL_INFO_ENTRY && watched(&info):
 		t.report.Calls = append(t.report.Calls, describe(tid, &info))
 		return t.strike(tid, th, &info)
@@ -239,8 +244,7 @@ func (t *tracer) strike(tid int, th *tracee, info *syscallInfo) error {
 			return nil // it cannot fail
 		}
 		t.report.Fired = true
-		th.failing = true
-		return skipCall(tid)
+		return th.skip(tid, kind.errno)
 	case signal:
 		t.report.Fired = true
 		return unix.Kill(t.program, kind.signal)
@@ -254,15 +258,12 @@ func (t *tracer) strike(tid int, th *tracee, info *syscallInfo) error {
 	return nil
 }
 
-func (t *tracer) killAll() {
-	unix.Kill(-t.program, unix.SIGKILL)
-	for tid := range t.tracees {
-		unix.Kill(tid, unix.SIGKILL) // children that have left the process group
-	}
-}
+// killAll ends everything. The group cannot be empty, as its first process has not been waited for.
+func (t *tracer) killAll() { unix.Kill(-t.program, unix.SIGKILL) }
 
-// skipCall changes the call that tid is about to make into one that does not exist.
-func skipCall(tid int) error {
+// skip changes the call that the thread is about to make into one that does not exist, and remembers what to return.
+func (th *tracee) skip(tid int, result unix.Errno) error {
+	th.skipped, th.result = true, result
 	var regs unix.PtraceRegs
 	if err := unix.PtraceGetRegs(tid, &regs); err != nil {
 		return err
@@ -374,26 +375,32 @@ func descriptor(tid int, fd uint64) string {
 
 // readString reads a path from the memory of the thread, as far as it is readable.
 func readString(tid int, addr uint64) string {
-	var b []byte
-	for len(b) < unix.PathMax {
-		var word [8]byte
-		if n, err := unix.PtracePeekData(tid, uintptr(addr)+uintptr(len(b)), word[:]); n != len(word) || err != nil {
+	const page = 4096
+	var path []byte
+	for len(path) < unix.PathMax {
+		// To the end of the page: the next one may not be there.
+		at := addr + uint64(len(path))
+		part := readMemory(tid, at, int(page-at%page))
+		if end := bytes.IndexByte(part, 0); end >= 0 {
+			return string(append(path, part[:end]...))
+		}
+		if len(part) == 0 {
 			break
 		}
-		for _, c := range word {
-			if c == 0 {
-				return string(b)
-			}
-			b = append(b, c)
-		}
+		path = append(path, part...)
 	}
-	return string(b)
+	return string(path)
 }
 
 // readMemory reads n octets from the memory of the thread; fewer if they are not all readable.
 func readMemory(tid int, addr uint64, n int) []byte {
+	if n == 0 {
+		return nil
+	}
 	b := make([]byte, n)
-	got, err := unix.PtracePeekData(tid, uintptr(addr), b)
+	local := []unix.Iovec{{Base: &b[0]}}
+	local[0].SetLen(n)
+	got, err := unix.ProcessVMReadv(tid, local, []unix.RemoteIovec{{Base: uintptr(addr), Len: n}}, 0)
 	if err != nil {
 		return nil
 	}

@@ -1,0 +1,258 @@
+package crashtest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/postrider/postrider/spool/drop"
+)
+
+// A submission is one run of sendmail and what it should leave in drop/.
+type submission struct {
+	name       string
+	args       []string
+	stdin      string
+	recipients []string
+	content    string // without the Received fields, which differ from run to run
+}
+
+// header has all that sendmail would otherwise add.
+const header = "From: ann@example.org\nDate: Sat, 21 Nov 2026 22:00:00 +0000\nMessage-ID: <1@example.org>\n"
+
+func submissions() []submission {
+	long := strings.Repeat("This line is one of very many.\n", 5<<20/31)
+	return []submission{{
+		name:       "recipients as arguments",
+		args:       []string{"-i", "-f", "ann@example.org", "bob@example.net", "carol@example.net"},
+		stdin:      header + "To: bob@example.net\n\nHello.\n.\nStill here.\n",
+		recipients: []string{"bob@example.net", "carol@example.net"},
+		content:    header + "To: bob@example.net\n\nHello.\n.\nStill here.\n",
+	}, {
+		name:       "recipients from the header",
+		args:       []string{"-t", "-i"},
+		stdin:      header + "To: bob@example.net\nCc: carol@example.net\nBcc: dave@example.net\n\nHello.\n",
+		recipients: []string{"bob@example.net", "carol@example.net", "dave@example.net"},
+		content:    header + "To: bob@example.net\nCc: carol@example.net\n\nHello.\n",
+	}, {
+		name:       "ended by a dot",
+		args:       []string{"-f", "ann@example.org", "bob@example.net"},
+		stdin:      header + "To: bob@example.net\n\nHello.\n.\nNot any more.\n",
+		recipients: []string{"bob@example.net"},
+		content:    header + "To: bob@example.net\n\nHello.\n",
+	}, {
+		name:       "five megabytes",
+		args:       []string{"-i", "-f", "ann@example.org", "bob@example.net"},
+		stdin:      header + "To: bob@example.net\n\n" + long,
+		recipients: []string{"bob@example.net"},
+		content:    header + "To: bob@example.net\n\n" + long,
+	}}
+}
+
+// sendmail exits with 0 exactly if the message is there for good, once; otherwise it leaves nothing, or, if it could
+// not even clean up, a message that nobody was promised.
+func TestSendmail(t *testing.T) {
+	needTracer(t)
+	p := build(t, "./cmd/sendmail")
+	for _, s := range submissions()[:inProof(4, 1)] {
+		all := len(hazards())
+		if len(s.stdin) > 1<<20 {
+			all = 5 // slow, and the rest is known by then
+		}
+		for _, h := range hazards()[:inProof(all, 3)] {
+			t.Run(s.name+"/"+h.String(), func(t *testing.T) {
+				grounds := newGrounds(t, workers(), h.fs, prepareSpool)
+				var c counts
+				fired, findings := Sweep{Workers: workers()}.Run(func(worker, at int) (bool, error) {
+					g := grounds[worker]
+					return trySendmail(p, s, g, Fault{At: at, Kind: h.kind(g)}, &c)
+				})
+				c.report(t, fired, findings)
+			})
+		}
+	}
+}
+
+// prepareSpool makes a spool without any message, and its configuration.
+func prepareSpool(dir string) error {
+	for _, name := range []string{"", "drop", "queue", "bad"} {
+		if err := os.MkdirAll(filepath.Join(dir, "spool", name), 0o755); err != nil {
+			return err
+		}
+	}
+	return configure(dir, "relay = \"maildir:"+dir+"/Maildir\"\n")
+}
+
+// configure writes a configuration file that ends as given.
+func configure(dir, end string) error {
+	text := "spool = \"" + dir + "/spool\"\nhostname = \"host.example\"\ndomain = \"example.org\"\ndelivery = \"queue\"\nlog = \"stderr\"\n" + end
+	return os.WriteFile(filepath.Join(dir, "postrider.toml"), []byte(text), 0o600)
+}
+
+func (p programs) submit(dir string, s submission) Command {
+	return Command{
+		Path: p.sendmail, Args: append([]string{"-C", filepath.Join(dir, "postrider.toml")}, s.args...),
+		Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}, Stdin: []byte(s.stdin),
+	}
+}
+
+func trySendmail(p programs, s submission, g *ground, f Fault, c *counts) (bool, error) {
+	if err := g.reset(); err != nil {
+		return false, err
+	}
+	r, err := Run(p.submit(g.dir, s), f)
+	if err != nil {
+		return r.Fired, err
+	}
+	// The power goes after every trial: what an ignored error failed to save is seen in no other way.
+	if err := g.blackout(); err != nil {
+		return r.Fired, err
+	}
+	there, err := s.judge(g.dir)
+	if err != nil {
+		return r.Fired, fmt.Errorf("%s: %w", r.describe(f), err)
+	}
+	accepted := r.Succeeded()
+	c.add("trials", 1)
+	if accepted {
+		c.add("accepted", 1)
+	} else {
+		c.add("there though not accepted", there)
+	}
+	undone := r.Status.Exited() && f.Kind.what != persistentErrno
+	switch {
+	case accepted && there == 0:
+		err = errors.New("accepted, and lost")
+	case there > 1:
+		err = fmt.Errorf("%d messages", there)
+	case !accepted && there > 0 && undone:
+		err = errors.New("refused, and there nevertheless")
+	default:
+		err = honest(r, f)
+	}
+	if err != nil {
+		return r.Fired, fmt.Errorf("%s: %w", r.describe(f), err)
+	}
+	return r.Fired, nil
+}
+
+// judge returns how many complete messages are in drop/. It is an error if there is something else, or another message.
+func (s submission) judge(dir string) (int, error) {
+	d, err := drop.Open(filepath.Join(dir, "spool/drop"))
+	if err != nil {
+		return 0, err
+	}
+	defer d.Close()
+	ids, others, err := d.Names()
+	if err != nil {
+		return 0, err
+	}
+	if len(others) > 0 {
+		return 0, fmt.Errorf("litter: %q", others)
+	}
+	complete := 0
+	for _, id := range ids {
+		err := s.compare(d, string(id))
+		switch {
+		case errors.Is(err, drop.ErrIncomplete):
+			// Torn by the power loss before it was synced; the next pass sets it aside.
+		case err != nil:
+			return 0, err
+		default:
+			complete++
+		}
+	}
+	return complete, nil
+}
+
+// compare reads a message file and compares it with what was submitted.
+func (s submission) compare(d *drop.Dir, name string) error {
+	m, err := d.Read(name)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := m.Verify(); err != nil {
+		return err
+	}
+	var recipients []string
+	for _, r := range m.Recipients {
+		recipients = append(recipients, r.Path.Address())
+	}
+	if !slices.Equal(recipients, s.recipients) || m.Sender.Address() != "ann@example.org" {
+		return fmt.Errorf("envelope from %v to %v", m.Sender, recipients)
+	}
+	content, err := io.ReadAll(io.NewSectionReader(m.Content, 0, m.Size))
+	if err != nil {
+		return err
+	}
+	if got, want := withoutReceived(content), crlf(s.content); !bytes.Equal(got, want) {
+		return fmt.Errorf("content differs: %d octets, want %d: %.300q", len(got), len(want), got)
+	}
+	return nil
+}
+
+// withoutReceived removes the Received fields that a content in wire form begins with.
+func withoutReceived(content []byte) []byte {
+	received := false
+	for {
+		line, rest, found := bytes.Cut(content, []byte("\r\n"))
+		folded := received && len(line) > 0 && (line[0] == ' ' || line[0] == '\t')
+		if received = folded || bytes.HasPrefix(line, []byte("Received:")); !found || !received {
+			return content
+		}
+		content = rest
+	}
+}
+
+func crlf(s string) []byte { return []byte(strings.ReplaceAll(s, "\n", "\r\n")) }
+
+// honest checks what sendmail tells its caller: one line with every status but 0, and nothing with 0.
+func honest(r Report, f Fault) error {
+	code := r.Code()
+	switch lines := bytes.Count(r.Stderr, []byte("\n")); {
+	case len(r.Stdout) > 0:
+		return fmt.Errorf("standard output: %q", r.Stdout)
+	case code >= 64 && code <= 78 && lines != 1 && !mute(r, f):
+		return fmt.Errorf("exit status %d and %d lines: %q", code, lines, r.Stderr)
+	case code == 0 && lines > 0:
+		return fmt.Errorf("exit status 0 and yet: %q", r.Stderr)
+	}
+	return lawful(r, f)
+}
+
+// lawful checks the exit status: 0, one of sysexits.h, or that of the fault itself.
+func lawful(r Report, f Fault) error {
+	switch code := r.Code(); {
+	case code == 0, code >= 64 && code <= 78:
+		return nil
+	case code == 137 && (f.Kind.what == kill || f.Kind.what == powerLoss):
+		return nil
+	case code == 128+int(f.Kind.signal) && f.Kind.what == signal:
+		return nil
+	case code == 2 && (bytes.Contains(r.Stderr, []byte("fatal error: ")) || mute(r, f)):
+		// The Go runtime may give up when its own calls fail; a panic would be our fault.
+		return nil
+	default:
+		return fmt.Errorf("exit status %d: %s", code, r.Stderr)
+	}
+}
+
+// mute reports whether the fault kept the program from saying anything.
+func mute(r Report, f Fault) bool {
+	return f.Kind.what == persistentErrno || r.Fired && strings.Contains(r.Calls[f.At-1].Path, "stderr")
+}
+
+// describe names the fault and the call it struck.
+func (r Report) describe(f Fault) string {
+	if !r.Fired {
+		return fmt.Sprintf("without a fault, exit status %d", r.Code())
+	}
+	return fmt.Sprintf("%v at %v, exit status %d", f.Kind, r.Calls[f.At-1], r.Code())
+}
