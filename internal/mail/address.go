@@ -21,7 +21,7 @@ type Mailbox struct {
 // "," is meant; and groups, comments, folded lines and source routes, which are dropped (RFC 5321 appendix C). Blanks do
 // not separate addresses. A Path may be bare, and null where the list has "<>".
 //
-// The error names the first item that is not an address; the list has all the others nevertheless.
+// The error, of type AddressErrors, names the items that are not addresses; the list has all the others nevertheless.
 func ParseAddressList(s string) ([]Mailbox, error) {
 	p := addressParser{s: s}
 	p.reset()
@@ -29,8 +29,27 @@ func ParseAddressList(s string) ([]Mailbox, error) {
 		p.step()
 	}
 	p.endItem()
-	return p.list, p.err
+	if len(p.errs) == 0 {
+		return p.list, nil
+	}
+	return p.list, p.errs
 }
+
+// AddressErrors say of items of a list why each is not an address, in the order of the list: the first hundred.
+type AddressErrors []error
+
+const maxAddressErrors = 100
+
+// Error returns the first, on one line.
+func (e AddressErrors) Error() string {
+	if len(e) == 1 {
+		return e[0].Error()
+	}
+	return fmt.Sprintf("%v (and %d more)", e[0], len(e)-1)
+}
+
+// Unwrap returns all of them.
+func (e AddressErrors) Unwrap() []error { return e }
 
 // Reasons why an item is not an address.
 var (
@@ -49,7 +68,7 @@ type addressParser struct {
 	pos   int
 	group bool // within a group
 	list  []Mailbox
-	err   error
+	errs  AddressErrors
 
 	addressItem
 }
@@ -283,8 +302,8 @@ func (p *addressParser) reset() {
 func (p *addressParser) endItem() {
 	if m, err := p.mailbox(); err == nil {
 		p.list = append(p.list, m)
-	} else if err != errNoAddress && p.err == nil {
-		p.err = fmt.Errorf("%s: %w", excerpt(p.s[p.start:p.pos]), err)
+	} else if err != errNoAddress && len(p.errs) < maxAddressErrors {
+		p.errs = append(p.errs, fmt.Errorf("%s: %w", excerpt(p.s[p.start:p.pos]), err))
 	}
 	p.pos++
 	p.reset()

@@ -1,6 +1,7 @@
 package mail
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -108,6 +109,21 @@ func TestParseAddressListRefuses(t *testing.T) {
 		if got := addresses(list); err == nil || got != tt.rest {
 			t.Errorf("%s: ParseAddressList(%q) = %s, %v; want %s and an error", tt.name, tt.in, got, err, tt.rest)
 		}
+	}
+}
+
+func TestParseAddressListNamesAllThatAreNone(t *testing.T) {
+	_, err := ParseAddressList("a b, c@d, e@, (f)")
+	var each AddressErrors
+	if !errors.As(err, &each) || len(each) != 2 || !strings.HasPrefix(each[1].Error(), `"e@": `) || !errors.Is(err, errBlank) {
+		t.Errorf("ParseAddressList = %q, %v", []error(each), err)
+	}
+	if want := `"a b": blank in address (and 1 more)`; err.Error() != want {
+		t.Errorf("error %q, want %q", err, want)
+	}
+	_, err = ParseAddressList(strings.Repeat("a b,", 10*maxAddressErrors))
+	if errors.As(err, &each); len(each) != maxAddressErrors {
+		t.Errorf("%d errors are kept, want %d", len(each), maxAddressErrors)
 	}
 }
 
