@@ -87,7 +87,7 @@ type Writer struct {
 const bufferSize = 64 << 10
 
 // Create starts a message file with the envelope. The ID is made from the arrival time; it is free to be used in the
-// content, as in a Received field.
+// content, as in a Received field, by those who can bear that another message has it: Commit says which ID it became.
 func (d *Dir) Create(env *mail.Envelope) (*Writer, error) {
 	w := &Writer{dir: d, id: mail.MakeID(env.Arrival, uint8(rand.Uint32())), buf: make([]byte, 0, bufferSize)}
 	if err := w.open(); err != nil {
@@ -115,7 +115,12 @@ func (w *Writer) open() error {
 
 // openNamed is for file systems without O_TMPFILE.
 func (w *Writer) openNamed() error {
-	fd, err := unix.Openat(int(w.dir.f.Fd()), string(w.id), unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_WRONLY|unix.O_CLOEXEC, fileMode)
+	const how = unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_WRONLY | unix.O_CLOEXEC
+	fd, err := unix.Openat(int(w.dir.f.Fd()), string(w.id), how, fileMode)
+	for errors.Is(err, unix.EEXIST) {
+		w.nextID()
+		fd, err = unix.Openat(int(w.dir.f.Fd()), string(w.id), how, fileMode)
+	}
 	if err != nil {
 		return w.error("create", err)
 	}
@@ -131,7 +136,7 @@ func (w *Writer) chmod() error {
 	return nil
 }
 
-// ID returns the queue ID that the message will have.
+// ID returns the queue ID that the message will have, unless another message gets it first.
 func (w *Writer) ID() mail.ID { return w.id }
 
 // Size returns how many octets of content have been written so far.
@@ -210,15 +215,27 @@ func (w *Writer) link() error {
 	}
 	// The empty path needs a privilege on older kernels, the other one needs /proc.
 	dirfd := int(w.dir.f.Fd())
-	err := unix.Linkat(int(w.f.Fd()), "", dirfd, string(w.id), unix.AT_EMPTY_PATH)
-	if errors.Is(err, unix.ENOENT) {
-		err = unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(int(w.f.Fd())), dirfd, string(w.id), unix.AT_SYMLINK_FOLLOW)
+	for {
+		err := unix.Linkat(int(w.f.Fd()), "", dirfd, string(w.id), unix.AT_EMPTY_PATH)
+		if errors.Is(err, unix.ENOENT) {
+			err = unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(int(w.f.Fd())), dirfd, string(w.id), unix.AT_SYMLINK_FOLLOW)
+		}
+		if errors.Is(err, unix.EEXIST) {
+			w.nextID()
+			continue
+		}
+		if err != nil {
+			return w.error("link", err)
+		}
+		w.named = true
+		return nil
 	}
-	if err != nil {
-		return w.error("link", err)
-	}
-	w.named = true
-	return nil
+}
+
+// nextID takes the ID of the next microsecond: another message has this one. With a thousand submissions a second that
+// happens a few times a minute.
+func (w *Writer) nextID() {
+	w.id = mail.MakeID(w.id.Time().Add(time.Microsecond), uint8(rand.Uint32()))
 }
 
 // Abort removes the file. It may be called again, and after Commit, without effect.

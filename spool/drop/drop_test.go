@@ -189,20 +189,49 @@ func TestAbortLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestIDInUseIsRefused(t *testing.T) {
+func TestIDInUseIsPassedOver(t *testing.T) {
 	d := open(t)
 	w, err := d.Create(full(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(d.path, string(w.ID())), []byte("other"), 0o600); err != nil {
+	taken := w.ID()
+	if err := os.WriteFile(filepath.Join(d.path, string(taken)), []byte("other"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Commit(mail.Facts{}); !errors.Is(err, os.ErrExist) {
-		t.Errorf("Commit = %v, want %v", err, os.ErrExist)
+	id, err := w.Commit(mail.Facts{})
+	if err != nil || id <= taken {
+		t.Errorf("Commit = %q, %v, want an ID after %q", id, err, taken)
 	}
-	if b, err := os.ReadFile(filepath.Join(d.path, string(w.ID()))); err != nil || string(b) != "other" {
+	if b, err := os.ReadFile(filepath.Join(d.path, string(taken))); err != nil || string(b) != "other" {
 		t.Errorf("the other file: %q, %v", b, err)
+	}
+	m, err := d.Read(string(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(m.Verify(), m.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestManyInOneMicrosecond: busy hosts do that.
+func TestManyInOneMicrosecond(t *testing.T) {
+	d := open(t)
+	ids := map[mail.ID]bool{}
+	for range 50 {
+		w, err := d.Create(full(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := w.Commit(mail.Facts{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[id] = true
+	}
+	if len(ids) != 50 {
+		t.Errorf("%d IDs for 50 messages", len(ids))
 	}
 }
 
