@@ -3,8 +3,8 @@
 //	bench BIN [PART...]
 //
 // BIN is the directory of the three programs; the parts are those that parts lists, all if none is named. Everything
-// happens in a temporary directory (TMPDIR) and on the loopback interface. Other work on the machine falsifies times and rates:
-// what is printed are medians, and ours and the C program's runs alternate.
+// happens in a temporary directory (TMPDIR) and on the loopback interface. Other work on the machine falsifies times and
+// rates: what is printed are medians, ours and the C program's runs alternate, and each part ends with what others used.
 package main
 
 import (
@@ -99,9 +99,18 @@ func (b *bench) run(names []string) error {
 			continue
 		}
 		fmt.Printf("\n%s\n", p.title)
+		before, err := processors()
+		if err != nil {
+			return err
+		}
 		if err := p.measure(b); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
+		after, err := processors()
+		if err != nil {
+			return err
+		}
+		fmt.Printf("  (the rest of the machine used %.0f %% of it meanwhile)\n", after.foreignSince(before))
 	}
 	fmt.Printf("\n%d missed\n", b.missed)
 	return nil

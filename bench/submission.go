@@ -123,21 +123,25 @@ func (b *bench) submissionTime(small, durable string) error {
 	inC := func(n int) (usage, error) {
 		return withStdin(exec.Command(durable, filepath.Join(files, strconv.Itoa(n))), small)
 	}
-	var ours, theirs []time.Duration
+	var ours, theirs []usage
 	for n := range pairs {
 		u, err := b.submit(q, small)
 		if err != nil {
 			return err
 		}
-		ours = append(ours, u.wall)
+		ours = append(ours, u)
 		if u, err = inC(n); err != nil {
 			return err
 		}
-		theirs = append(theirs, u.wall)
+		theirs = append(theirs, u)
 	}
-	b.row("2 KB, start to exit, p50, ms", milliseconds(median(ours)), atMost(1.9))
-	b.row("the same in C (write, fsync, rename, fsync), p50, ms", milliseconds(median(theirs)), nil)
-	b.row("ours / C", float64(median(ours))/float64(median(theirs)), atMost(1.5))
+	cpu, wall := medians(ours)
+	cpuC, wallC := medians(theirs)
+	b.row("2 KB, start to exit, p50, ms", milliseconds(wall), atMost(1.9))
+	b.row("the same in C (write, fsync, rename, fsync), p50, ms", milliseconds(wallC), nil)
+	b.row("ours / C", float64(wall)/float64(wallC), atMost(1.5))
+	b.row("CPU, p50, ms", milliseconds(cpu), nil)
+	b.row("the same in C, ms", milliseconds(cpuC), nil)
 
 	rate, err := atATime(func(int) (usage, error) { return b.submit(q, small) })
 	if err != nil {
