@@ -13,7 +13,7 @@ const module = "github.com/postrider/postrider"
 // neighbour.
 var layers = [][]string{
 	{"internal/mail"},
-	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
+	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias", "deliver/recode"},
 	{"spool", "internal/submit"},
 	{"deliver"},
 	{"internal/config"},
