@@ -135,7 +135,7 @@ func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Ac
 
 // line is what the mail log says of one recipient and attempt.
 func (k clerk) line(m *mail.Message, d spool.Disposition) string {
-	status := map[mail.Action]string{mail.Delayed: "deferred", mail.Delivered: "sent", mail.Relayed: "sent", mail.Failed: "bounced"}
+	status := map[mail.Action]string{mail.Delayed: "deferred", mail.Delivered: "sent", mail.Relayed: "sent", mail.Failed: "bounced", mail.Expanded: "expanded"}
 	relay := d.Result.Relay
 	if relay == "" {
 		relay = "none"

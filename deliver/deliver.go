@@ -33,12 +33,27 @@ type Session interface {
 	Close()
 }
 
-// A Route is how mail goes to a next hop.
+// A Route is how mail goes to a next hop, or, with an Expander, who says where it goes instead.
 type Route struct {
 	Transport
+	Expander    Expander
 	Name        string // of the transport, for logs
 	Domain      string // for Open
 	Concurrency int    // sessions at once; 0 means DefaultConcurrency
+}
+
+// An Expander says whom an address stands for.
+type Expander interface {
+	// Expand looks a recipient up. Its error is a *mail.Failure: of the recipient, or our own trouble.
+	Expand(ctx context.Context, rcpt mail.Path) (Expansion, error)
+}
+
+// An Expansion is what an address stands for.
+type Expansion struct {
+	Found   bool             // false: it stands for itself
+	Targets []mail.Recipient // whom the mail goes to instead; Notify and Original are filled in by the pass
+	Owner   mail.Path        // who gets the reports instead of the sender; null: nobody does
+	Skipped []string         // what was left out, and why
 }
 
 // DefaultConcurrency is how many sessions a next hop gets at once unless told otherwise.
@@ -53,7 +68,7 @@ type Options struct {
 	// missing or wrong.
 	Resolve func(hop string) (Route, error)
 	Retry   Retry
-	// Hostname is our name as the reporting MTA; reports come from MAILER-DAEMON at it.
+	// Hostname is our name as the reporting MTA, and in Received; reports come from MAILER-DAEMON at it.
 	Hostname string
 	// Logf writes a line of the mail log.
 	Logf func(format string, args ...any)

@@ -29,6 +29,12 @@ func (p *pass) newWorker(hop string, route Route, soft context.Context) *worker 
 // run makes the attempts claimed, and asks for more until there is none.
 func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 	defer w.end()
+	for len(claims) > 0 && w.route.Expander != nil {
+		for _, c := range claims {
+			w.events <- w.expand(ctx, c)
+		}
+		claims = <-w.ask()
+	}
 	for len(claims) > 0 {
 		if failure := w.open(); failure != nil {
 			w.refused(claims, failure)

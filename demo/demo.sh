@@ -95,8 +95,8 @@ transport = "nowhere"
 [[route]]
 transport = "inbox"
 END
-run 'printf "Subject: invoice\n\nDue on Friday.\n" | $bin/sendmail -f ann@web1.example bob@partner.example'
-run 'printf "Subject: lunch\n\nAt noon?\n" | $bin/sendmail -f ann@web1.example carl@typo.example'
+run 'printf "Subject: invoice\n\nDue on Friday.\n" | $bin/sendmail -f ann@example.com bob@partner.example'
+run 'printf "Subject: lunch\n\nAt noon?\n" | $bin/sendmail -f ann@example.com carl@typo.example'
 run '$bin/queue-runner'
 expect 'to=<bob@partner\.example>.* status=deferred'
 expect 'to=<carl@typo\.example>.* status=bounced'
@@ -108,7 +108,7 @@ expect 'bob@partner\.example'
 
 say 'The second came back to its sender as a bounce, through the same queue:'
 run 'cat $demo/Maildir/new/*'
-expect '^To: .*ann@web1\.example'
+expect '^To: .*ann@example\.com'
 expect '^Auto-Submitted: auto-replied'
 expect 'Content-Type: message/delivery-status'
 expect '^Final-Recipient: rfc822; *carl@typo\.example'

@@ -232,7 +232,7 @@ func (r *reader) path() mail.Path {
 func (r *reader) result() mail.Result {
 	var v mail.Result
 	v.Action, v.Scope = mail.Action(r.byte()), mail.Scope(r.byte())
-	if v.Action > mail.Failed || v.Scope > mail.OfUs {
+	if v.Action > mail.Expanded || v.Scope > mail.OfUs {
 		r.fail()
 		return mail.Result{}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/postrider/postrider/deliver"
+	"github.com/postrider/postrider/deliver/alias"
 	"github.com/postrider/postrider/internal/config"
 )
 
@@ -58,6 +59,26 @@ type report struct {
 
 func (r *report) printf(format string, args ...any) { fmt.Fprintf(&r.text, format, args...) }
 
+// localNames says which addresses are looked up on this host.
+func (r *report) localNames() string {
+	words := "at " + strings.Join(r.cfg.LocalDomains, ", ")
+	if len(r.cfg.LocalDomains) == 0 {
+		words = "none"
+	}
+	if r.cfg.Aliases == "" {
+		return words + "; no aliases"
+	}
+	table, problems, err := alias.Load(r.cfg.Aliases)
+	if err != nil {
+		r.problems = append(r.problems, err.Error())
+		return words + "; aliases cannot be read"
+	}
+	for _, p := range problems {
+		r.notes = append(r.notes, p.String())
+	}
+	return words + "; aliases: " + table.Summary()
+}
+
 func (r *report) names() {
 	file := r.cfg.File
 	if file == "" {
@@ -76,6 +97,7 @@ func (r *report) names() {
 		{"spool", spool},
 		{"host name", r.cfg.Hostname},
 		{"domain", r.cfg.Domain + ", appended to addresses without one"},
+		{"local names", r.localNames()},
 		{"messages", size},
 		{"delivery", deliveryWords[r.cfg.Delivery]},
 		{"log", logWords[r.cfg.Log]},

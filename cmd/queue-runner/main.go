@@ -19,6 +19,7 @@ import (
 // Exit statuses (sysexits.h).
 const (
 	exitUsage    = 64
+	exitDataErr  = 65
 	exitTempfail = 75
 	exitNoPerm   = 77
 	exitConfig   = 78
@@ -45,11 +46,14 @@ type usageError struct{ error }
 func exitStatus(err error) int {
 	var usage usageError
 	var mistake *config.Error
+	var syntax syntaxError
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &mistake):
 		return exitConfig
+	case errors.As(err, &syntax):
+		return exitDataErr
 	case errors.Is(err, fs.ErrPermission):
 		return exitNoPerm
 	default:
@@ -82,7 +86,7 @@ func app(stdout, stderr io.Writer) *cli.App {
 			if c.Duration("interval") <= 0 {
 				return usageError{errors.New("the interval must be positive")}
 			}
-			return deliverMail(c.String("C"), c.Bool("daemon"), c.Duration("interval"), stderr)
+			return deliverMail(configFile(c), c.Bool("daemon"), c.Duration("interval"), stderr)
 		},
 		Commands: []*cli.Command{{
 			Name:         "check",
@@ -90,7 +94,7 @@ func app(stdout, stderr io.Writer) *cli.App {
 			Flags:        []cli.Flag{configFlag},
 			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
 			Action: func(c *cli.Context) error {
-				cfg, err := config.Load(c.String("C"))
+				cfg, err := config.Load(configFile(c))
 				if err != nil {
 					return err
 				}
@@ -99,8 +103,30 @@ func app(stdout, stderr io.Writer) *cli.App {
 				}
 				return check(cfg, stdout)
 			},
+		}, {
+			Name:         "newaliases",
+			Usage:        "check the alias file; there is no database to be made",
+			Flags:        []cli.Flag{configFlag},
+			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+			Action: func(c *cli.Context) error {
+				cfg, err := config.Load(configFile(c))
+				if err != nil {
+					return err
+				}
+				return newAliases(cfg, stdout, stderr)
+			},
 		}},
 	}
+}
+
+// configFile returns the file after -C, before or after the name of the command.
+func configFile(c *cli.Context) string {
+	for _, level := range c.Lineage() {
+		if file := level.String("C"); file != "" {
+			return file
+		}
+	}
+	return ""
 }
 
 // defaultInterval is how often a daemon looks at the queue by itself. New mail and the time of the next attempt wake it

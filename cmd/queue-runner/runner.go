@@ -30,6 +30,7 @@ const unrouted = "?"
 
 func newRunner(cfg *config.Config, logf func(format string, args ...any)) (*runner, error) {
 	table := routeTable(cfg)
+	names := newLookup(cfg, logf)
 	transports, err := openTransports(cfg)
 	if err != nil {
 		return nil, err
@@ -38,6 +39,9 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any)) (*runn
 		dir: cfg.Spool,
 		spool: spool.Options{
 			Route: func(sender, rcpt mail.Path, attempts int, expanded bool) string {
+				if !expanded && names.concerns(rcpt) {
+					return aliases
+				}
 				hop, err := table.NextHop(sender, rcpt, attempts)
 				if err != nil {
 					return unrouted
@@ -52,8 +56,11 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any)) (*runn
 		},
 		pass: deliver.Options{
 			Resolve: func(name string) (deliver.Route, error) {
-				if name == unrouted {
+				switch name {
+				case unrouted:
 					return deliver.Route{}, route.ErrNoRoute
+				case aliases:
+					return deliver.Route{Expander: names, Concurrency: 1}, nil
 				}
 				hop, err := route.ParseHop(name)
 				if err != nil {
@@ -75,7 +82,7 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any)) (*runn
 
 // fingerprint changes with whatever decides where mail goes, and how.
 func fingerprint(cfg *config.Config) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%v\n%v\n%v", cfg.Routes, cfg.Transports, cfg.LocalDomains))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%v\n%v\n%v\n%v\n%v", cfg.Routes, cfg.Transports, cfg.LocalDomains, cfg.Domain, cfg.Aliases))
 	return hex.EncodeToString(sum[:])
 }
 

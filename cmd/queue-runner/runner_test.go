@@ -40,7 +40,7 @@ func newWorld(t *testing.T, settings string) *world {
 	t.Helper()
 	dir := t.TempDir()
 	w := &world{t: t, dir: filepath.Join(dir, "spool"), config: filepath.Join(dir, "postrider.toml")}
-	settings = fmt.Sprintf("spool = %q\nhostname = \"here.example\"\nlog = \"stderr\"\n%s", w.dir, settings)
+	settings = fmt.Sprintf("spool = %q\nhostname = \"here.example\"\nlog = \"stderr\"\naliases = \"\"\n%s", w.dir, settings)
 	if err := os.WriteFile(w.config, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}

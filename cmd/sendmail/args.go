@@ -43,6 +43,7 @@ const (
 	runDaemon
 	checkConfig
 	showVersion
+	checkAliases
 	doNothing
 )
 
@@ -78,7 +79,7 @@ var table = []option{
 	{name: "bd", no: noDaemon},
 	{name: "bH", set: setMode(doNothing)},
 	{name: "bh", set: setMode(doNothing)},
-	{name: "bi", set: setMode(doNothing)}, // there is no database of aliases to be built
+	{name: "bi", set: setMode(checkAliases)}, // there is no database of aliases to be built
 	{name: "bl", no: noDaemon},
 	{name: "bm", set: setMode(deliverMessage)},
 	{name: "bP", no: "mailq counts the queue"},
@@ -98,7 +99,7 @@ var table = []option{
 	{name: "f", value: needsValue, set: setSender},
 	{name: "G", set: func(o *options, _ string) error { o.asIs = true; return nil }},
 	{name: "h", value: needsValue}, // hops are counted from the Received fields
-	{name: "I", set: setMode(doNothing)},
+	{name: "I", set: setMode(checkAliases)},
 	{name: "i", set: setIgnoreDots},
 	{name: "L", value: needsValue},
 	{name: "M", value: needsValue},
@@ -158,7 +159,7 @@ func parse(args []string) (options, error) {
 	case "mailq":
 		return options{mode: listQueue, operands: args}, nil
 	case "newaliases":
-		return options{mode: doNothing}, nil
+		return options{mode: checkAliases}, nil
 	}
 	var first error
 	for len(args) > 0 {

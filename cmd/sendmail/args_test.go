@@ -65,8 +65,8 @@ func TestParse(t *testing.T) {
 		{"no unit", []string{"-q300"}, options{mode: runDaemon, every: 300 * time.Minute}},
 		{"persistent", []string{"-qp15m"}, options{mode: runDaemon, every: 15 * time.Minute}},
 		{"time apart", []string{"-q", "30m"}, options{mode: runDaemon, every: 30 * time.Minute}},
-		{"aliases", []string{"-bi"}, options{mode: doNothing}},
-		{"aliases, old", []string{"-I"}, options{mode: doNothing}},
+		{"aliases", []string{"-bi"}, options{mode: checkAliases}},
+		{"aliases, old", []string{"-I"}, options{mode: checkAliases}},
 		{"host status", []string{"-bh"}, options{mode: doNothing}},
 		{"configuration to be checked", []string{"-bC"}, options{mode: checkConfig}},
 		{"version", []string{"-d0.1"}, options{mode: showVersion}},
@@ -84,7 +84,7 @@ func TestParse(t *testing.T) {
 
 func TestParseByName(t *testing.T) {
 	for name, want := range map[string]options{
-		"mailq": {mode: listQueue, operands: []string{"-v"}}, "/usr/bin/mailq": {mode: listQueue, operands: []string{"-v"}}, "newaliases": {mode: doNothing},
+		"mailq": {mode: listQueue, operands: []string{"-v"}}, "/usr/bin/mailq": {mode: listQueue, operands: []string{"-v"}}, "newaliases": {mode: checkAliases},
 	} {
 		if got, err := parse([]string{name, "-v"}); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("as %s parse = %+v, %v; want %+v", name, got, err, want)

@@ -64,6 +64,8 @@ func (o *options) do(stdin *os.File, stdout io.Writer) error {
 		return become("queue-runner", o.configArgs()...)
 	case runDaemon:
 		return become("queue-runner", append(o.configArgs(), "--daemon", "--interval", o.every.String())...)
+	case checkAliases:
+		return become("queue-runner", append(o.configArgs(), "newaliases")...)
 	case checkConfig:
 		_, err := config.Load(o.configFile())
 		return err

@@ -21,6 +21,7 @@ type Config struct {
 	Hostname       string   // our name in EHLO, Received and Message-ID, in lower case
 	Domain         string   // appended to bare addresses, in lower case
 	LocalDomains   []string // this host's own names, in lower case
+	Aliases        string   // alias file; "" for none
 	MaxMessageSize int64    // in octets; 0 means no limit
 	Delivery       string   // what sendmail does after it has queued: DeliverBackground or DeliverQueue
 	Log            string   // LogAuto, LogStderr or LogSyslog

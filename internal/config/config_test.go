@@ -39,6 +39,8 @@ func TestEverySetting(t *testing.T) {
 spool            = "/srv/spool/"
 hostname         = "Web1.example.com"
 domain           = "Example.com"
+local_domains    = ["Localhost", "web1.example.com"]
+aliases          = "/srv/aliases"
 relay            = "submission://alerts@example.com@smtp.example.com"
 password_file    = "/etc/postrider/relay.password"
 max_message_size = "25MB"
@@ -76,7 +78,8 @@ transport    = "nowhere"
 `
 	want := &Config{
 		File: "test.toml", Spool: "/srv/spool", Hostname: "web1.example.com", Domain: "example.com",
-		LocalDomains:   []string{"example.com", "localhost", "web1.example.com"},
+		LocalDomains:   []string{"localhost", "web1.example.com"},
+		Aliases:        "/srv/aliases",
 		MaxMessageSize: 25 << 20, Delivery: DeliverQueue, Log: LogSyslog,
 		Rewrite: map[string]string{"root@web1.example.com": "alerts@Example.com"},
 		Retry:   Retry{First: 5 * time.Minute, Factor: 1.5, MaxWait: 4 * time.Hour, Attempts: 20, Expire: 72 * time.Hour},
@@ -176,7 +179,7 @@ func TestMistakes(t *testing.T) {
 		{"end in the middle", "domain =", "1:8: expected value, not end of input"},
 		{"columns are characters", `log = "ü" x`, `1:11: expected newline but got U+0078 'x'`},
 
-		{"unknown key", "\nspol = \"/tmp\"", `2:1: unknown key "spol"; expected one of spool, hostname, domain, relay, ` +
+		{"unknown key", "\nspol = \"/tmp\"", `2:1: unknown key "spol"; expected one of spool, hostname, domain, local_domains, aliases, relay, ` +
 			`password_file, max_message_size, delivery, log, rewrite, retry, transport, route`},
 		{"unknown key in a table", "[retry]\n  wait = \"1m\"", `2:3: unknown key "retry.wait"; expected one of first, factor, max_wait, attempts, expire`},
 		{"unknown key in a transport", "[transport.a]\nurl = \"discard:\"\nport = 25", `3:1: unknown key "transport.a.port"; expected one of url, concurrency, tls, password_file, ca_file, text`},
@@ -317,7 +320,7 @@ func TestDefaults(t *testing.T) {
 		}, domain, "web1"},
 		{"local domains", func(t *testing.T, m *machine) {
 			m.write(t, "/etc/mailname", "example.com\n")
-		}, func(c *Config) any { return strings.Join(c.LocalDomains, " ") }, "example.com localhost web1"},
+		}, func(c *Config) any { return strings.Join(c.LocalDomains, " ") }, "localhost web1"},
 
 		{"spool of a user", nil, spool, "/home/ann/.local/state/postrider"},
 		{"spool where XDG says", func(t *testing.T, m *machine) {

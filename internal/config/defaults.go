@@ -19,6 +19,7 @@ func defaults() Config {
 		MaxMessageSize: 256 << 20,
 		Delivery:       DeliverBackground,
 		Log:            LogAuto,
+		Aliases:        "/etc/aliases",
 		Retry: Retry{
 			First:   7*time.Minute + 30*time.Second,
 			Factor:  2,
@@ -58,7 +59,7 @@ func (c *Config) complete(m machine) (err error) {
 		c.Domain = c.Hostname
 	}
 	if c.LocalDomains == nil {
-		c.LocalDomains = []string{"localhost", c.Hostname, c.Domain}
+		c.LocalDomains = []string{"localhost", c.Hostname}
 		slices.Sort(c.LocalDomains)
 		c.LocalDomains = slices.Compact(c.LocalDomains)
 	}

@@ -29,6 +29,8 @@ func settingsKeys() []key[settings] {
 		{"spool", func(s *settings, v *node) error { return v.path(&s.Spool) }},
 		{"hostname", func(s *settings, v *node) error { return v.domain(&s.Hostname) }},
 		{"domain", func(s *settings, v *node) error { return v.domain(&s.Domain) }},
+		{"local_domains", func(s *settings, v *node) error { return v.domains(&s.LocalDomains) }},
+		{"aliases", func(s *settings, v *node) error { return v.pathOrNone(&s.Aliases) }},
 		{"relay", func(s *settings, v *node) error { s.relay = v; return nil }},
 		{"password_file", func(s *settings, v *node) error { s.passwordFile = v; return nil }},
 		{"max_message_size", func(s *settings, v *node) error { return v.size(&s.MaxMessageSize) }},

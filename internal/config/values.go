@@ -89,6 +89,15 @@ func (n *node) path(to *string) error {
 	return nil
 }
 
+// pathOrNone is path for a file that one can do without: "" says so.
+func (n *node) pathOrNone(to *string) error {
+	if n.kind == unstable.String && n.text == "" {
+		*to = ""
+		return nil
+	}
+	return n.path(to)
+}
+
 // secretPath is path for a file that holds a secret. It does not show what was found, which may be the secret itself.
 func (n *node) secretPath(to *string) error {
 	if n.path(to) != nil {
@@ -102,6 +111,21 @@ func (n *node) domain(to *string) error {
 		return n.want(`a domain such as "example.com"`)
 	}
 	*to = strings.ToLower(n.text)
+	return nil
+}
+
+func (n *node) domains(to *[]string) error {
+	if n.kind != unstable.Array {
+		return n.want(`a list such as ["localhost", "web1.example.com"]`)
+	}
+	*to = []string{}
+	for _, item := range n.items {
+		var domain string
+		if err := item.domain(&domain); err != nil {
+			return err
+		}
+		*to = append(*to, domain)
+	}
 	return nil
 }
 

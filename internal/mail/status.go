@@ -64,10 +64,11 @@ const (
 	Delivered               // into a mailbox
 	Relayed                 // another server has taken responsibility
 	Failed                  // for good: to be reported to the sender
+	Expanded                // another message goes to whom the address stands for
 )
 
 func (a Action) String() string {
-	return [...]string{"delayed", "delivered", "relayed", "failed"}[a]
+	return [...]string{"delayed", "delivered", "relayed", "failed", "expanded"}[a]
 }
 
 // Final reports whether the recipient needs no further attempt.
@@ -96,7 +97,7 @@ type Result struct {
 // Status returns the code that log lines and reports give: the reply's own when it fits the action, else the class
 // that the action implies.
 func (r Result) Status() EnhancedCode {
-	class := map[Action]int{Delayed: 4, Delivered: 2, Relayed: 2, Failed: 5}[r.Action]
+	class := map[Action]int{Delayed: 4, Delivered: 2, Relayed: 2, Failed: 5, Expanded: 2}[r.Action]
 	switch c := r.Reply.Enhanced; {
 	case c.Class() == class:
 		return c

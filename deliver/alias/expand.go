@@ -1,0 +1,202 @@
+package alias
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// An Expansion is what a name stands for in the end.
+type Expansion struct {
+	// Found is false if there is no such alias.
+	Found bool
+	// Targets are the addresses, each once; those without a domain are local names that are no aliases themselves.
+	Targets []mail.Path
+	// Owner is the name "owner-" plus the alias, if there is such an alias: bounces go there. "" if there is none.
+	Owner string
+	// Skipped says what of the list was left out, and why.
+	Skipped []string
+}
+
+// Bounds of an expansion: a list that includes lists, or an alias that stands for very many.
+const (
+	maxDepth   = 50
+	maxTargets = 100_000
+)
+
+// ErrLoop is the error for an alias that in the end stands for nobody but itself.
+var ErrLoop = errors.New("alias loop")
+
+// Expand returns what a local name stands for; "name+suffix" is looked up as it is, and then without the suffix. The
+// catch-all, "*" or "default", is for names that are nobody's: not for a user. Only a name behind which nobody is left is
+// an error.
+func (t *Table) Expand(name string, user bool) (Expansion, error) {
+	key, ok := t.lookup(name)
+	if !ok && !user {
+		key, ok = t.catchAll(name)
+	}
+	if !ok {
+		return Expansion{}, nil
+	}
+	x := &expander{table: t, seen: map[string]bool{}}
+	x.Found = true
+	if owner := "owner-" + key; !strings.HasPrefix(key, "owner-") {
+		if _, ok := t.entries[owner]; ok {
+			x.Owner = owner
+		}
+	}
+	x.name(key, 0)
+	if len(x.Targets) > 0 {
+		return x.Expansion, nil
+	}
+	if x.looped && len(x.Skipped) == 0 {
+		return x.Expansion, ErrLoop
+	}
+	return x.Expansion, errors.New("nobody is left behind the alias")
+}
+
+// lookup returns the key of the alias for a name.
+func (t *Table) lookup(name string) (key string, ok bool) {
+	key = strings.ToLower(strings.Trim(name, `"`))
+	if _, ok = t.entries[key]; ok {
+		return key, true
+	}
+	base, _, plus := strings.Cut(key, "+")
+	if plus && base != "" {
+		if _, ok = t.entries[base]; ok {
+			return base, true
+		}
+	}
+	return "", false
+}
+
+// catchAll returns the key of the alias for everybody who has none.
+func (t *Table) catchAll(name string) (key string, ok bool) {
+	for _, key := range []string{"*", "default"} {
+		if _, ok := t.entries[key]; ok && name != "" {
+			return key, true
+		}
+	}
+	return "", false
+}
+
+// An expander follows one name.
+type expander struct {
+	Expansion
+	table  *Table
+	seen   map[string]bool // names and addresses that have been followed
+	looped bool
+}
+
+// name follows an alias. One that is met again has been followed already: nobody gets a message twice.
+func (x *expander) name(key string, depth int) {
+	if x.seen[key] {
+		x.looped = true
+		return
+	}
+	x.seen[key] = true
+	if depth == maxDepth {
+		x.skip("%s: more than %d aliases deep", key, maxDepth)
+		return
+	}
+	for _, target := range x.table.entries[key].targets {
+		x.target(key, target, depth)
+	}
+}
+
+func (x *expander) skip(format string, args ...any) {
+	x.Skipped = append(x.Skipped, fmt.Sprintf(format, args...))
+}
+
+// target follows one element of a list.
+func (x *expander) target(alias, s string, depth int) {
+	bare := strings.Trim(s, `"`)
+	switch {
+	case strings.HasPrefix(bare, "|"):
+		x.skip("commands are not run: %s", s)
+	case strings.HasPrefix(bare, "/"):
+		x.skip("mail is not appended to files: %s", s)
+	case strings.HasPrefix(strings.ToLower(bare), ":include:"):
+		x.include(alias, strings.TrimSpace(bare[len(":include:"):]), depth)
+	default:
+		x.address(alias, s, depth)
+	}
+}
+
+// include follows a file with one list a line.
+func (x *expander) include(alias, file string, depth int) {
+	if !strings.HasPrefix(file, "/") {
+		x.skip(":include: needs an absolute path: %s", file)
+		return
+	}
+	if x.seen[file] || depth == maxDepth {
+		x.looped = true
+		return
+	}
+	x.seen[file] = true
+	b, err := readFile(file)
+	if err != nil {
+		x.skip(":include: %v", err)
+		return
+	}
+	for line := range logicalLines(b) {
+		targets, err := splitTargets(line.text)
+		if err != nil {
+			x.skip("%s:%d: %v", file, line.number, err)
+		}
+		for _, target := range targets {
+			x.target(alias, target, depth+1)
+		}
+	}
+}
+
+// address follows an address: a local name may be an alias again, unless a backslash says that it is none.
+func (x *expander) address(alias, s string, depth int) {
+	plain := strings.HasPrefix(s, `\`)
+	boxes, err := mail.ParseAddressList(strings.TrimPrefix(s, `\`))
+	if err != nil || len(boxes) == 0 {
+		x.skip("not an address: %s", s)
+		return
+	}
+	for _, box := range boxes {
+		p := box.Path
+		if p.Domain() != "" || plain {
+			x.add(p)
+			continue
+		}
+		key, ok := x.table.lookup(p.Local())
+		if !ok {
+			x.add(p)
+			continue
+		}
+		if key == alias {
+			// "ann: ann, bob" keeps a copy with ann.
+			x.add(p)
+			continue
+		}
+		x.name(key, depth+1)
+	}
+}
+
+func (x *expander) add(p mail.Path) {
+	key := "to " + p.Local() + "@" + p.Domain()
+	if p.IsNull() || x.seen[key] {
+		return
+	}
+	x.seen[key] = true
+	if len(x.Targets) == maxTargets {
+		x.skip("more than %d addresses: %s and the rest are left out", maxTargets, p)
+		return
+	}
+	if len(x.Targets) < maxTargets {
+		x.Targets = append(x.Targets, p)
+	}
+}
+
+func sortProblems(list []Problem) {
+	slices.SortFunc(list, func(a, b Problem) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Text, b.Text)) })
+}
