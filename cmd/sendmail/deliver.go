@@ -63,15 +63,27 @@ func (o *options) submission() (s submit.Submission, err error) {
 		Notify:           o.notify,
 		Dots:             !o.ignoreDots,
 		AsIs:             o.asIs,
+		Partly:           o.errors != 'q', // else the status is all that may tell
+		Returns:          o.mailsErrors(),
 	}
 	s.Arrival, s.Submitter = drop.Now(), uid
 	s.Return, s.ID, s.SMTPUTF8 = o.ret, o.envelopeID, o.smtpUTF8
 	if s.Sender, err = o.senderPath(user); err != nil {
 		return s, err
 	}
-	s.Recipients, err = o.recipients()
-	return s, err
+	s.Recipients, s.Rejected = o.recipients()
+	if len(s.Recipients) == 0 && !o.headerRecipients && !s.Returns {
+		// Whoever types the message at a terminal wants to know it before.
+		if len(s.Rejected) > 0 {
+			return s, submit.Refuse(submit.ExitData, mail.EnhancedCode{5, 1, 3}, "not a recipient address: %w", s.Rejected)
+		}
+		return s, submit.ErrNoRecipients
+	}
+	return s, nil
 }
+
+// mailsErrors reports whether the caller wants errors to be mailed: cron does, who has nobody to show them to.
+func (o *options) mailsErrors() bool { return o.errors == 'm' || o.errors == 'w' || o.errors == 'e' }
 
 // displayName returns the name for a From field that is missing; known is the user's in passwd(5).
 func (o *options) displayName(known string) string {
@@ -102,28 +114,28 @@ func (o *options) senderPath(user func() submit.Author) (mail.Path, error) {
 	return list[0].Path, nil
 }
 
-// recipients returns the addresses in the operands. Each may be a list: cron has "ann,bob" in one word.
-func (o *options) recipients() (all []mail.Recipient, err error) {
-	refuse := func(err error) error {
-		return submit.Refuse(submit.ExitData, mail.EnhancedCode{5, 1, 3}, "not a recipient address: %w", err)
-	}
+// recipients returns the addresses in the operands, and what is none. Each may be a list: cron has "ann,bob" in one word.
+func (o *options) recipients() (all []mail.Recipient, rejected mail.AddressErrors) {
 	for _, word := range o.operands {
 		if hasControl(word) {
-			return nil, refuse(fmt.Errorf("%q: %w", word, mail.ErrControl))
+			rejected = append(rejected, &mail.AddressError{Item: word, Err: mail.ErrControl})
+			continue
 		}
 		list, err := mail.ParseAddressList(word)
-		if err != nil {
-			return nil, refuse(err)
+		var each mail.AddressErrors
+		if errors.As(err, &each) {
+			rejected = append(rejected, each...)
 		}
 		for _, box := range list {
 			if box.Path.IsNull() {
-				return nil, refuse(fmt.Errorf("%q: nobody's", word))
+				rejected = append(rejected, &mail.AddressError{Item: word, Err: errNobody})
+				continue
 			}
 			all = append(all, mail.Recipient{Path: box.Path, Notify: o.notify})
 		}
 	}
-	if len(all) == 0 && !o.headerRecipients {
-		return nil, submit.ErrNoRecipients
-	}
-	return all, nil
+	return all, rejected
 }
+
+// errNobody is why the null sender is no recipient.
+var errNobody = errors.New("nobody's address")

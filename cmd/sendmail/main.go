@@ -38,6 +38,10 @@ func run(args []string, stdin *os.File, stdout, stderr io.Writer) (status int) {
 		// Else the caller would be told of a broken pipe, and not of what is wrong. If this fails, it is no news.
 		_ = drain(stdin)
 	}
+	var refusal *submit.Error
+	if o.errors == 'e' && errors.As(err, &refusal) && refusal.Returned {
+		return 0
+	}
 	if o.errors != 'q' {
 		fmt.Fprintf(stderr, "sendmail: %v\n", err)
 	}

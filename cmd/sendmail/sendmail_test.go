@@ -151,6 +151,8 @@ var ours = []struct {
 	{regexp.MustCompile(`(?m)^((?:Resent-)?Message-ID): <[0-9A-Z]{11}\.[0-9a-f]{8}@`), "$1: <ID@"},
 	{regexp.MustCompile(`(?m)^((?:Resent-)?Date): [A-Z][a-z]{2}, .* [+-]\d{4}\n`), "$1: DATE\n"},
 	{regexp.MustCompile(`userid \d+\)`), "userid UID)"},
+	{regexp.MustCompile(`(?m)^((?:Arrival|Last-Attempt)-Date:|Your message of) [A-Z][a-z]{2}, .* [+-]\d{4}\n`), "$1 DATE\n"},
+	{regexp.MustCompile(`=_[0-9A-Z]{11}_[0-9a-f]{16}`), "BOUNDARY"},
 }
 
 // content prints the content of the only message in the spool, with LF for CRLF, and without what is ours and differs from

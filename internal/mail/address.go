@@ -35,8 +35,18 @@ func ParseAddressList(s string) ([]Mailbox, error) {
 	return p.list, p.errs
 }
 
-// AddressErrors say of items of a list why each is not an address, in the order of the list: the first hundred.
-type AddressErrors []error
+// An AddressError says why something is not an address.
+type AddressError struct {
+	Item string // what was written, or its beginning
+	Err  error
+}
+
+func (e *AddressError) Error() string { return fmt.Sprintf("%q: %v", e.Item, e.Err) }
+
+func (e *AddressError) Unwrap() error { return e.Err }
+
+// AddressErrors are those of a list, in its order: the first hundred.
+type AddressErrors []*AddressError
 
 const maxAddressErrors = 100
 
@@ -48,8 +58,8 @@ func (e AddressErrors) Error() string {
 	return fmt.Sprintf("%v (and %d more)", e[0], len(e)-1)
 }
 
-// Unwrap returns all of them.
-func (e AddressErrors) Unwrap() []error { return e }
+// Unwrap returns the first.
+func (e AddressErrors) Unwrap() error { return e[0] }
 
 // Reasons why an item is not an address.
 var (
@@ -303,7 +313,7 @@ func (p *addressParser) endItem() {
 	if m, err := p.mailbox(); err == nil {
 		p.list = append(p.list, m)
 	} else if err != errNoAddress && len(p.errs) < maxAddressErrors {
-		p.errs = append(p.errs, fmt.Errorf("%s: %w", excerpt(p.s[p.start:p.pos]), err))
+		p.errs = append(p.errs, &AddressError{excerpt(p.s[p.start:p.pos]), err})
 	}
 	p.pos++
 	p.reset()
@@ -336,12 +346,12 @@ func (p *addressParser) mailbox() (m Mailbox, err error) {
 	return m, nil
 }
 
-// excerpt returns the beginning of what is not an address, quoted.
+// excerpt returns the beginning of what is not an address.
 func excerpt(s string) string {
 	const most = 60
 	s = strings.Trim(s, " \t\r\n")
 	if len(s) > most {
-		return fmt.Sprintf("%q...", s[:most])
+		return s[:most] + "..."
 	}
-	return fmt.Sprintf("%q", s)
+	return s
 }

@@ -116,7 +116,7 @@ func TestParseAddressListNamesAllThatAreNone(t *testing.T) {
 	_, err := ParseAddressList("a b, c@d, e@, (f)")
 	var each AddressErrors
 	if !errors.As(err, &each) || len(each) != 2 || !strings.HasPrefix(each[1].Error(), `"e@": `) || !errors.Is(err, errBlank) {
-		t.Errorf("ParseAddressList = %q, %v", []error(each), err)
+		t.Errorf("ParseAddressList = %v, %v", each, err)
 	}
 	if want := `"a b": blank in address (and 1 more)`; err.Error() != want {
 		t.Errorf("error %q, want %q", err, want)

@@ -26,6 +26,8 @@ type Error struct {
 	Status int               // of sysexits.h
 	Code   mail.EnhancedCode // of RFC 3463
 	Err    error
+
+	Returned bool // the sender has been told by mail
 }
 
 func (e *Error) Error() string { return e.Err.Error() }

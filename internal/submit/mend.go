@@ -2,6 +2,7 @@ package submit
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"mime"
@@ -52,7 +53,6 @@ func (m *mending) survey() error {
 
 // address completes the envelope.
 func (m *mending) address() error {
-	m.Sender = m.host.sender(m.Sender)
 	given := m.Recipients
 	m.Recipients = make([]mail.Recipient, 0, len(given))
 	seen := make(map[mail.Path]bool, len(given))
@@ -72,14 +72,18 @@ func (m *mending) address() error {
 	}
 	for _, value := range values {
 		list, err := mail.ParseAddressList(value)
-		if err != nil {
-			return Refuse(ExitData, mail.EnhancedCode{5, 1, 3}, "not an address in the header: %w", err)
+		var each mail.AddressErrors
+		if errors.As(err, &each) && len(m.Rejected) < enoughRejected {
+			m.Rejected = append(m.Rejected, each...)
 		}
 		for _, box := range list {
 			if !box.Path.IsNull() {
 				add(mail.Recipient{Path: box.Path, Notify: m.Notify})
 			}
 		}
+	}
+	if len(m.Rejected) > 0 && (len(m.Recipients) == 0 || !m.Partly || !m.wantsReport()) {
+		return Refuse(ExitData, mail.EnhancedCode{5, 1, 3}, "not a recipient address: %w", m.Rejected)
 	}
 	if len(m.Recipients) > 0 {
 		return nil
@@ -89,6 +93,9 @@ func (m *mending) address() error {
 	}
 	return ErrNoRecipients
 }
+
+// enoughRejected is how many recipients that are no addresses are worth naming.
+const enoughRejected = 100
 
 // ErrNoRecipients is the error for an envelope without recipients.
 var ErrNoRecipients = Refuse(ExitUsage, mail.EnhancedCode{5, 5, 1}, "no recipients; name them on the command line or use -t")

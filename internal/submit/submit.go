@@ -36,6 +36,14 @@ type Submission struct {
 	Dots bool
 	// AsIs keeps the header apart from what must never leave a machine: Bcc, Return-Path and Content-Length.
 	AsIs bool
+
+	// Rejected are recipients that were named and are no addresses.
+	Rejected mail.AddressErrors
+	// Partly has a message sent to the others if some recipients are no addresses; a report goes to the sender. If there
+	// is nobody to be told, and without Partly, it is refused.
+	Partly bool
+	// Returns has the sender told by mail, too, when the message is refused for good.
+	Returns bool
 }
 
 // An Author is who is named in a From field that we write.
@@ -48,11 +56,18 @@ type Author struct {
 type Pending struct {
 	w *drop.Writer
 	meter
+	report *Pending // of recipients that are no addresses; nil if there are none
 }
 
 // Commit puts the message into the queue, under the ID it returns. When the error is nil the message is there for good;
 // otherwise it is not there, and the error is an *Error.
 func (p *Pending) Commit() (mail.ID, error) {
+	if p.report != nil {
+		// First: somebody left out and nobody told would be a loss. The other way round he is told twice.
+		if _, err := p.report.Commit(); err != nil {
+			return "", errors.Join(err, p.w.Abort())
+		}
+	}
 	id, err := p.w.Commit(p.facts)
 	if err != nil {
 		return "", NotQueued(err)
@@ -61,35 +76,62 @@ func (p *Pending) Commit() (mail.ID, error) {
 }
 
 // Abort forgets the message.
-func (p *Pending) Abort() error { return p.w.Abort() }
+func (p *Pending) Abort() error {
+	if p.report != nil {
+		return errors.Join(p.report.Abort(), p.w.Abort())
+	}
+	return p.w.Abort()
+}
 
 // Receive reads the content to its end, and writes the message into dir. The error is an *Error; then nothing is left in
-// dir, and some of the content may not have been read.
+// dir but a report, if the sender is to be told, and some of the content may not have been read.
 func (h *Host) Receive(dir *drop.Dir, s Submission) (*Pending, error) {
-	lines := newLineReader(s.Content, s.Dots)
+	s.Sender = h.sender(s.Sender)
+	m := mending{host: h, Submission: &s}
+	p, err := m.receive(dir)
+	if err == nil || !s.Returns {
+		return p, err
+	}
+	return nil, m.returned(dir, err)
+}
+
+func (m *mending) receive(dir *drop.Dir) (*Pending, error) {
+	lines := newLineReader(m.Content, m.Dots)
 	header, body, ends, err := readHeader(lines)
 	if err != nil {
 		return nil, err
 	}
-	m := mending{host: h, Submission: &s, header: header}
+	m.header = header
 	if err := m.survey(); err != nil {
 		return nil, err
 	}
 	if err := m.address(); err != nil {
 		return nil, err
 	}
-	w, err := dir.Create(&s.Envelope)
+	p, err := m.create(dir, m.Envelope)
+	if err != nil {
+		return nil, err
+	}
+	m.writeHeader(&p.meter, p.w.ID())
+	p.endHeader()
+	p.piece(body, ends)
+	err = p.copy(lines)
+	if err == nil && len(m.Rejected) > 0 {
+		p.report, err = m.report(dir, nil)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.Abort())
+	}
+	return p, nil
+}
+
+// create starts a message file.
+func (m *mending) create(dir *drop.Dir, env mail.Envelope) (*Pending, error) {
+	w, err := dir.Create(&env)
 	if err != nil {
 		return nil, NotQueued(err)
 	}
-	p := &Pending{w: w, meter: meter{to: w, maxSize: h.MaxSize}}
-	m.writeHeader(&p.meter, w.ID())
-	p.endHeader()
-	p.piece(body, ends)
-	if err := p.copy(lines); err != nil {
-		return nil, errors.Join(err, w.Abort())
-	}
-	return p, nil
+	return &Pending{w: w, meter: meter{to: w, maxSize: m.host.MaxSize}}, nil
 }
 
 // copy takes the rest of the lines.

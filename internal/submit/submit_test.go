@@ -1,6 +1,7 @@
 package submit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -332,6 +333,96 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: error %v (%+v), want %d, %s, %q", tt.name, err, e, tt.status, tt.code, tt.text)
 		}
 	}
+}
+
+// A report is written where there is somebody to be told, and about what is refused for good.
+func TestReturns(t *testing.T) {
+	null := func(s *Submission) { s.Sender = mail.NullSender }
+	never := func(s *Submission) { s.Notify = mail.NotifyNever }
+	full := strings.Repeat("x", 2000)
+	for _, tt := range []struct {
+		name, content string
+		recipients    []string
+		with          func(*Submission)
+		returned      bool
+	}{
+		{"no recipients", "Subject: x\n\n", nil, nil, true},
+		{"too large", "Subject: x\n\n" + full, []string{"a@x"}, nil, true},
+		{"too many hops", strings.Repeat("Received: x\n", 101), []string{"a@x"}, nil, true},
+		{"header too long", "X: " + strings.Repeat("x", maxHeader), []string{"a@x"}, nil, true},
+		{"nobody to be told", full, []string{"a@x"}, null, false},
+		{"nobody who wants to be told", full, []string{"a@x"}, never, false},
+		{"unreadable", "", []string{"a@x"}, func(s *Submission) { s.Content = failing{} }, false},
+	} {
+		path := t.TempDir()
+		dir, err := drop.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		s := submission(t, tt.content, tt.recipients...)
+		s.Returns = true
+		if tt.with != nil {
+			tt.with(&s)
+		}
+		host := testHost
+		host.MaxSize = 1000
+		_, err = host.Receive(dir, s)
+		var e *Error
+		if !errors.As(err, &e) || e.Returned != tt.returned {
+			t.Errorf("%s: %v (%+v), want Returned %v", tt.name, err, e, tt.returned)
+		}
+		left, err := os.ReadDir(path)
+		if err != nil || len(left) == 1 != tt.returned {
+			t.Errorf("%s: %d messages are queued (%v)", tt.name, len(left), err)
+		}
+	}
+}
+
+// Whatever the header of a refused message holds, its report is in wire form, and its header is ours.
+func FuzzReturned(f *testing.F) {
+	f.Add("Subject: x\nBcc: secret@x\n\nhi", "a b")
+	f.Add("Subject: =_\xff\x00\r\n : \n--=_\n", "a\rb@c d")
+	f.Add("Subject:\r\n folded\n\n", "\xff@")
+	f.Fuzz(func(t *testing.T, content, word string) {
+		path := t.TempDir()
+		dir, err := drop.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		s := submission(t, content)
+		s.Returns = true
+		s.Rejected = mail.AddressErrors{&mail.AddressError{Item: word, Err: errors.New(word)}}
+		_, err = testHost.Receive(dir, s)
+		var e *Error
+		if !errors.As(err, &e) || !e.Returned {
+			t.Fatalf("Receive = %v, and no report", err)
+		}
+		left, err := os.ReadDir(path)
+		if err != nil || len(left) != 1 {
+			t.Fatal(left, err)
+		}
+		m, err := dir.Read(left[0].Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if err := m.Verify(); err != nil {
+			t.Error(err)
+		}
+		b, err := io.ReadAll(io.NewSectionReader(m.Content, 0, m.Size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.ContainsAny(bytes.ReplaceAll(b, []byte("\r\n"), nil), "\r\n\x00") || !bytes.HasSuffix(b, []byte("--\r\n")) {
+			t.Errorf("not in wire form: %q", b)
+		}
+		header, _, _ := bytes.Cut(b, []byte("\r\n\r\n"))
+		if n := bytes.Count(header, []byte("\r\n")); n != 7 || bytes.ContainsFunc(header, func(r rune) bool { return r > '~' }) {
+			t.Errorf("the header has %d lines, want 8 of ASCII: %q", n+1, header)
+		}
+	})
 }
 
 func TestHopLimit(t *testing.T) {

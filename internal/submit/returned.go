@@ -1,0 +1,176 @@
+package submit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool/drop"
+)
+
+// wantsReport reports whether there is somebody to be told by mail, and he has not said that he does not want to be.
+func (m *mending) wantsReport() bool {
+	return !m.Sender.IsNull() && m.Notify.WantsFailure()
+}
+
+// returned puts a report about a message that is refused for good into the queue, and returns the refusal, which says so.
+// If it cannot be written, the caller has the refusal, as he has otherwise.
+func (m *mending) returned(dir *drop.Dir, err error) error {
+	var refusal *Error
+	if !errors.As(err, &refusal) || refusal.Code.Class() != 5 || !m.wantsReport() {
+		return err
+	}
+	p, failed := m.report(dir, refusal)
+	if failed == nil {
+		_, failed = p.Commit()
+	}
+	if failed != nil {
+		return err
+	}
+	told := *refusal
+	told.Returned = true
+	return &told
+}
+
+// report writes a message to the sender: the message was not accepted, for the reason given, or, with none, it is sent but
+// not to those whom Rejected names. It is a report of RFC 3464, unless nobody was named whom it could be about.
+func (m *mending) report(dir *drop.Dir, refusal *Error) (*Pending, error) {
+	env := mail.Envelope{
+		Arrival: drop.Now(), Sender: mail.NullSender, Recipients: []mail.Recipient{{Path: m.Sender}},
+		Submitter: m.Submitter, SMTPUTF8: !m.Sender.IsASCII(),
+	}
+	p, err := m.create(dir, env)
+	if err != nil {
+		return nil, err
+	}
+	p.maxSize = 0
+	about := ""
+	if refusal == nil || len(m.Recipients)+len(m.Rejected) > 0 {
+		about = m.status(env.Arrival, refusal)
+	}
+	boundary := fmt.Sprintf("=_%s_%016x", p.w.ID(), rand.Uint64())
+	p.text(m.reportHeader(env.Arrival, p.w.ID(), boundary, about != ""))
+	p.endHeader()
+	p.text("--" + boundary + "\nContent-Type: text/plain; charset=us-ascii\nContent-Description: Notice\n\n" + m.notice(refusal) + "\n")
+	if about != "" {
+		p.text("--" + boundary + "\nContent-Type: message/delivery-status\nContent-Description: Delivery report\n\n" + about + "\n")
+	}
+	p.text("--" + boundary + "\nContent-Type: text/rfc822-headers\nContent-Description: The header of your message\nContent-Transfer-Encoding: 8bit\n\n")
+	p.field(m.excerpt())
+	p.text("\n--" + boundary + "--\n")
+	if p.err != nil {
+		return nil, errors.Join(p.err, p.Abort())
+	}
+	return p, nil
+}
+
+// text writes lines of ours, which end in LF.
+func (m *meter) text(s string) {
+	for line := range strings.Lines(s) {
+		m.piece([]byte(strings.TrimSuffix(line, "\n")), true)
+	}
+}
+
+func (m *mending) reportHeader(now time.Time, id mail.ID, boundary string, status bool) string {
+	kind := "mixed"
+	if status {
+		kind = "report; report-type=delivery-status"
+	}
+	return fmt.Sprintf(`Date: %s
+From: Mail Delivery <MAILER-DAEMON@%s>
+To: %s
+Subject: Not sent: %s
+Message-ID: <%s.%08x@%s>
+Auto-Submitted: auto-replied
+MIME-Version: 1.0
+Content-Type: multipart/%s; boundary="%s"
+`, now.Format(time.RFC1123Z), m.host.Name, m.Sender, m.subject(), id, rand.Uint32(), m.host.Name, kind, boundary)
+}
+
+// subject returns that of the message if it can stand in another one as it is.
+func (m *mending) subject() string {
+	const most = 200
+	for f := range fields(m.header) {
+		if value := bytes.TrimSpace(f.value); bytes.EqualFold(f.raw[:bytes.IndexByte(f.raw, ':')], []byte("subject")) && len(value) > 0 {
+			if len(value) > most || bytes.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) {
+				break
+			}
+			return string(value)
+		}
+	}
+	return "your message"
+}
+
+// notice says for people what happened.
+func (m *mending) notice(refusal *Error) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "This is the mail system of %s.\n\n", m.host.Name)
+	if refusal == nil {
+		fmt.Fprintf(&b, "Your message of %s\nis being sent, but not to everybody it names:\n\n", m.date())
+	} else {
+		fmt.Fprintf(&b, "Your message of %s\nwas not accepted, and is being sent to nobody:\n\n", m.date())
+	}
+	if refusal == nil || len(m.Rejected) > 0 {
+		for _, err := range m.Rejected {
+			fmt.Fprintf(&b, "    %s\n", printable(err.Error()))
+		}
+	} else {
+		fmt.Fprintf(&b, "    %s\n", printable(refusal.Error()))
+	}
+	b.WriteString("\nMend this and send it again")
+	if refusal == nil {
+		b.WriteString(" to those who did not get it")
+	}
+	b.WriteString(". The header of your message follows.\n")
+	return b.String()
+}
+
+// status says the same for programs (RFC 3464).
+func (m *mending) status(now time.Time, refusal *Error) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Reporting-MTA: dns; %s\nArrival-Date: %s\n", m.host.Name, m.date())
+	group := func(name, code, why string) {
+		fmt.Fprintf(&b, "\nFinal-Recipient: rfc822; %s\nAction: failed\nStatus: %s\nDiagnostic-Code: x-postrider; %s\nLast-Attempt-Date: %s\n",
+			printable(name), code, printable(why), now.Format(time.RFC1123Z))
+	}
+	for _, err := range m.Rejected {
+		group(err.Item, "5.1.3", "not an address: "+err.Err.Error())
+	}
+	if refusal != nil {
+		for _, r := range m.Recipients {
+			group(r.Path.Address(), refusal.Code.String(), refusal.Error())
+		}
+	}
+	return b.String()
+}
+
+// printable replaces what is not ASCII, or no character: the words may be a stranger's.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// maxExcerpt is how much of the header a report shows.
+const maxExcerpt = 16 << 10
+
+// excerpt returns the beginning of the header, without Bcc: a report may be read by others.
+func (m *mending) excerpt() []byte {
+	var b []byte
+	for f := range fields(m.header) {
+		if len(b)+len(f.raw) > maxExcerpt {
+			break
+		}
+		if f.name != bccName {
+			b = append(b, f.raw...)
+		}
+	}
+	return b
+}
