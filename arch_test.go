@@ -13,7 +13,7 @@ const module = "github.com/postrider/postrider"
 // neighbour.
 var layers = [][]string{
 	{"internal/mail"},
-	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias", "deliver/recode"},
+	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias", "deliver/recode", "deliver/idn"},
 	{"spool", "internal/submit"},
 	{"deliver"},
 	{"internal/config"},
@@ -34,7 +34,8 @@ var doors = map[string][]string{
 	"github.com/pelletier/go-toml/v2": {"internal/config"},
 	"github.com/urfave/cli/v2":        {"cmd/mailq", "cmd/queue-runner"},
 	"golang.org/x/sys":                {"spool/drop", "spool", "internal/submit", "deliver/local", "cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
-	"github.com/google/go-cmp":        nil, // tests
+	"golang.org/x/net":                {"deliver/idn"}, // idna
+	"github.com/google/go-cmp":        nil,             // tests
 	"github.com/rogpeppe/go-internal": nil,
 	"go.uber.org/goleak":              nil,
 }
