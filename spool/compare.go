@@ -178,7 +178,7 @@ func (s *Spool) adopt(ids []mail.ID) error {
 		}
 		if err := s.update(func(x *tx) error {
 			for _, a := range found {
-				if err := s.insertMessage(x, a.Taken, a.final); err != nil {
+				if err := s.insertMessage(x, a.Taken, a.final, nil); err != nil {
 					return err
 				}
 			}

@@ -158,7 +158,11 @@ func readBatch(dir string, gate *os.File, after mail.ID, most int) (entries []En
 					return err
 				}
 				e.Active = e.Active || p.active
-				e.Recipients = append(e.Recipients, entryRecipient(&p, h))
+				r := entryRecipient(&p, h)
+				if r.Next.Before(e.Arrival) {
+					r.Next = e.Arrival // somebody has asked for him
+				}
+				e.Recipients = append(e.Recipients, r)
 			}
 			entries = append(entries, e)
 		}

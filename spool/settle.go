@@ -28,9 +28,9 @@ func (s *Spool) Due(now time.Time) (hops []string, next time.Time, err error) {
 				at = h.until
 			}
 			at = s.sane(at, now)
-			if !at.After(now) {
+			if s.isDue(d.time, now) && !at.After(now) {
 				hops = append(hops, d.hop)
-			} else if next.IsZero() || at.Before(next) {
+			} else if !s.selective() && (next.IsZero() || at.Before(next)) {
 				next = at
 			}
 			k, _ = c.Seek(append([]byte(d.hop), 1))
@@ -129,7 +129,7 @@ func (s *Spool) dueAt(x *tx, hop string, now time.Time, most int) []due {
 	messages := 0
 	for k, _ := c.Seek(prefix); k != nil && len(list) < maxClaim; k, _ = c.Next() {
 		d, err := parseDueKey(k)
-		if err != nil || d.hop != hop || s.sane(d.time, now).After(now) {
+		if err != nil || d.hop != hop || !s.isDue(d.time, now) {
 			break
 		}
 		if len(list) == 0 || d.id != list[len(list)-1].id {
@@ -221,7 +221,11 @@ func (s *Spool) journalIfStays(st Settlement) error {
 
 // settle applies one settlement, and reports whether the message is over, and has a journal.
 func (s *Spool) settle(x *tx, st Settlement) (over, journal bool, err error) {
-	if err := s.insert(x, st.Children); err != nil {
+	var askedFor *Selection
+	if s.selective() {
+		askedFor = &Selection{} // what comes of what was asked for
+	}
+	if err := s.insert(x, st.Children, askedFor); err != nil {
 		return false, false, err
 	}
 	m, ok, err := x.message(st.ID)
@@ -277,6 +281,9 @@ func (s *Spool) amend(p *recipient, sender mail.Path, d Disposition) {
 	p.hop = s.opts.Route(sender, p.path, p.attempts, p.expanded)
 	if !d.Next.IsZero() {
 		p.next = d.Next
+	}
+	if d.Untried && s.selective() {
+		p.next = asked
 	}
 }
 

@@ -75,6 +75,9 @@ type Options struct {
 	MaxWait time.Duration
 	// Logf is told, a line at a time, what an administrator should know: files set aside, an index rebuilt.
 	Logf func(format string, args ...any)
+	// Only limits the pass to what it picks: that is due at once, with what comes of it, and nothing else is touched.
+	// A selection that picks everything makes everything due at once, and limits nothing. nil goes by the schedule.
+	Only *Selection
 	// Compare makes Acquire compare the index with the directory whatever the last pass left.
 	Compare bool
 }
@@ -90,6 +93,8 @@ type Spool struct {
 	drop  *drop.Dir
 	// arrived are submissions that were seen in drop/ and not yet taken in.
 	arrived []mail.ID
+	// ignored are those among them that Only does not pick.
+	ignored map[mail.ID]bool
 	// sunk are messages whose file is gone and whose tombstone is still there.
 	sunk []mail.ID
 	// pages of the index, and the free ones among them, at the last turn that wrote.
@@ -108,7 +113,7 @@ func Acquire(dir string, o Options) (*Spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Spool{dir: dir, opts: o, lock: lock}
+	s := &Spool{dir: dir, opts: o, lock: lock, ignored: map[mail.ID]bool{}}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.release())
 	}
@@ -178,7 +183,10 @@ func (s *Spool) open() (err error) {
 			return err
 		}
 	}
-	return s.reroute()
+	if err := s.reroute(); err != nil || s.opts.Only == nil {
+		return err
+	}
+	return makeDue(s.update, s.opts.Only, s.opts.Now(), true)
 }
 
 // End gives the spool back after a pass. Whatever it returns, the spool is free for the next one.
@@ -213,8 +221,8 @@ func (s *Spool) release() error {
 	return errors.Join(append(errs, s.lock.Close())...)
 }
 
-// Woken takes a wake-up left for this pass.
-func (s *Spool) Woken() bool { return Woken(s.dir) }
+// Woken takes a wake-up left for this pass. One that is for some of the queue only leaves it to whoever comes next.
+func (s *Spool) Woken() bool { return !s.selective() && Woken(s.dir) }
 
 func (s *Spool) path(name string) string { return filepath.Join(s.dir, name) }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -45,6 +46,8 @@ func (s *Spool) TakeIn() (taken []Taken, more, busy bool, err error) {
 		switch {
 		case err == nil:
 			taken = append(taken, t)
+		case errors.Is(err, errNotPicked):
+			s.ignored[id] = true
 		case errors.Is(err, drop.ErrBusy):
 			busy = true
 		case errors.Is(err, fs.ErrNotExist):
@@ -62,7 +65,12 @@ func (s *Spool) TakeIn() (taken []Taken, more, busy bool, err error) {
 		s.failed = err
 		return nil, false, false, err
 	}
-	return taken, len(s.arrived) > 0, busy, s.update(func(x *tx) error { return s.insert(x, taken) })
+	return taken, len(s.arrived) > 0, busy, s.update(func(x *tx) error {
+		if s.selective() {
+			return s.insert(x, taken, s.opts.Only)
+		}
+		return s.insert(x, taken, nil)
+	})
 }
 
 // lookIntoDrop lists what was submitted, and sets aside what cannot be.
@@ -76,9 +84,15 @@ func (s *Spool) lookIntoDrop() error {
 			return err
 		}
 	}
+	if s.selective() {
+		ids = slices.DeleteFunc(ids, func(id mail.ID) bool { return s.ignored[id] || !s.opts.Only.id(id) })
+	}
 	s.arrived = ids
 	return nil
 }
+
+// errNotPicked is for a submission that this pass is not for.
+var errNotPicked = errors.New("not picked")
 
 // accept moves one file from drop/ to queue/.
 func (s *Spool) accept(id mail.ID) (Taken, error) {
@@ -87,6 +101,9 @@ func (s *Spool) accept(id mail.ID) (Taken, error) {
 		return Taken{}, err
 	}
 	defer f.Close()
+	if s.selective() && !s.opts.Only.wants(id, &f.Envelope) {
+		return Taken{}, errNotPicked
+	}
 	if err := f.Verify(); err != nil {
 		return Taken{}, err
 	}
@@ -130,10 +147,10 @@ func (s *Spool) refuse(id mail.ID, why error) error {
 	return s.setAside("drop", string(id), why)
 }
 
-// insert makes the records of new messages, and makes every recipient due.
-func (s *Spool) insert(x *tx, taken []Taken) error {
+// insert makes the records of new messages, and makes every recipient due, those first whom somebody has asked for.
+func (s *Spool) insert(x *tx, taken []Taken, askedFor *Selection) error {
 	for _, t := range taken {
-		if err := s.insertMessage(x, t, nil); err != nil {
+		if err := s.insertMessage(x, t, nil, askedFor); err != nil {
 			return err
 		}
 	}
@@ -141,7 +158,7 @@ func (s *Spool) insert(x *tx, taken []Taken) error {
 }
 
 // insertMessage makes the record of one message if there is none, leaving out recipients that are final.
-func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool) error {
+func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool, askedFor *Selection) error {
 	key := messageKey(t.ID)
 	if x.messages.Get(key) != nil {
 		return nil
@@ -158,6 +175,9 @@ func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool) error {
 		}
 		pending++
 		p := recipient{path: r.Path, next: due, expanded: r.Expanded}
+		if askedFor != nil && askedFor.Recipient(r.Path) {
+			p.next = asked
+		}
 		p.hop = s.opts.Route(t.Envelope.Sender, r.Path, 0, r.Expanded)
 		if err := x.putRecipient(t.ID, n, &p); err != nil {
 			return err
