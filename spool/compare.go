@@ -158,7 +158,7 @@ func (s *Spool) adopt(ids []mail.ID) error {
 		return nil
 	}
 	adopted := 0
-	var settled []*mail.Settles
+	var children []adoption
 	for len(ids) > 0 {
 		some := ids[:min(len(ids), batch)]
 		ids = ids[len(some):]
@@ -168,12 +168,12 @@ func (s *Spool) adopt(ids []mail.ID) error {
 			if err != nil {
 				return err
 			}
-			if a == nil {
-				continue
-			}
-			found = append(found, *a)
-			if s := a.Envelope.Settles; s != nil {
-				settled = append(settled, s)
+			switch {
+			case a == nil:
+			case a.Envelope.Settles != nil:
+				children = append(children, *a)
+			default:
+				found = append(found, *a)
 			}
 		}
 		if err := s.update(func(x *tx) error {
@@ -188,8 +188,34 @@ func (s *Spool) adopt(ids []mail.ID) error {
 		}
 		adopted += len(found)
 	}
-	s.opts.Logf("index: %d messages of queue/ were not in it and have been added", adopted)
-	return s.applySettled(settled)
+	if err := s.adoptChildren(children); err != nil {
+		return err
+	}
+	s.opts.Logf("index: %d messages of queue/ were not in it and have been added", adopted+len(children))
+	return nil
+}
+
+// adoptChildren makes the records of messages that were made of others, and in the same turn makes final what they say
+// of their parents: were they known before that, the next crash would leave nothing to tell it by.
+func (s *Spool) adoptChildren(children []adoption) error {
+	for _, c := range children {
+		final := map[int]bool{}
+		for _, n := range c.Envelope.Settles.Recipients {
+			final[n] = true
+		}
+		list, err := s.finalize(c.Envelope.Settles.Of, final)
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 {
+			list = []Settlement{{Claim: Claim{ID: c.Envelope.Settles.Of}}}
+		}
+		list[0].Children = []Taken{c.Taken}
+		if err := s.Settle(list, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // adoption is a message that the index did not know, and what its journal says.
@@ -217,26 +243,6 @@ func (s *Spool) examine(id mail.ID) (*adoption, error) {
 		return nil, err
 	}
 	return &adoption{Taken{ID: id, Size: f.Size, Envelope: f.Envelope}, final}, nil
-}
-
-// applySettled makes final what children say of their parents: they were written before the index was told.
-func (s *Spool) applySettled(settled []*mail.Settles) error {
-	var list []Settlement
-	for _, r := range settled {
-		final := map[int]bool{}
-		for _, n := range r.Recipients {
-			final[n] = true
-		}
-		st, err := s.finalize(r.Of, final)
-		if err != nil {
-			return err
-		}
-		list = append(list, st...)
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	return s.Settle(list, nil)
 }
 
 // finalize returns the settlement that makes these recipients of a message final; none if they are already.
