@@ -13,7 +13,8 @@ const module = "github.com/postrider/postrider"
 // neighbour.
 var layers = [][]string{
 	{"internal/mail"},
-	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias", "deliver/recode", "deliver/idn"},
+	{"deliver/recode", "deliver/idn"},
+	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
 	{"spool", "internal/submit"},
 	{"deliver"},
 	{"internal/config"},

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/postrider/postrider/deliver/idn"
 	"github.com/postrider/postrider/internal/mail"
 )
 
@@ -64,14 +65,25 @@ func New(rules []Rule) Table {
 func newPatterns(list []string) patterns {
 	p := patterns{map[string]bool{}, map[string]bool{}}
 	for _, s := range list {
-		s = strings.TrimSuffix(strings.ToLower(s), ".")
+		s = strings.ToLower(s)
 		if domain, ok := strings.CutPrefix(s, "."); ok {
-			p.below[domain] = true
+			p.below[canonical(domain)] = true
+		} else if at := strings.LastIndexByte(s, '@'); at >= 0 {
+			p.exact[s[:at+1]+canonical(s[at+1:])] = true
 		} else {
-			p.exact[s] = true
+			p.exact[canonical(s)] = true
 		}
 	}
 	return p
+}
+
+// canonical returns a domain in lower case as it is compared: in A-labels, and without the dot of the root.
+func canonical(domain string) string {
+	domain = strings.TrimSuffix(domain, ".")
+	if a, err := idn.Domain(domain); err == nil {
+		return a
+	}
+	return domain // which is none, and matches only itself
 }
 
 func (p patterns) empty() bool { return len(p.exact)+len(p.below) == 0 }
@@ -133,16 +145,16 @@ func (p patterns) match(sender mail.Path) bool {
 	return false
 }
 
-// names is what an address can be matched by, in lower case and without the dot of the root. A bare name has nothing
+// names is what an address can be matched by, in lower case, the domain as canonical returns it. A bare name has nothing
 // that matches: it must not be taken for a domain.
 type names struct{ address, domain string }
 
 func namesOf(p mail.Path) names {
-	domain := p.Domain()
+	domain := canonical(p.Domain())
 	if domain == "" {
 		return names{}
 	}
-	return names{strings.TrimSuffix(strings.ToLower(p.Address()), "."), strings.TrimSuffix(domain, ".")}
+	return names{strings.ToLower(p.Local()) + "@" + domain, domain}
 }
 
 // above yields the domain and each one above it: a.example.com, example.com, com.
@@ -153,7 +165,7 @@ func (n names) above(yield func(string) bool) {
 }
 
 // A Hop is a next hop: what has one connection, or one queue of connections, to itself. It is the transport and, if its
-// domains go different ways, the recipient's domain in lower case.
+// domains go different ways, the recipient's domain in lower case and A-labels.
 type Hop struct {
 	Transport string
 	Domain    string // "" if the transport has one destination

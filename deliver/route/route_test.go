@@ -26,6 +26,8 @@ var rules = []Rule{
 	{To: []string{".example.com"}, Transport: "lan"},
 	{To: []string{"[192.0.2.1]"}, Transport: "literal"},
 	{To: []string{".mx.example"}, Transport: "mx", PerDomain: true},
+	{To: []string{"Ann@Bücher.example"}, Transport: "ann-idn"},
+	{To: []string{".bücher.example", "xn--strae-oqa.example"}, Transport: "idn", PerDomain: true},
 	{From: []string{"ann@example.org"}, Transport: "ann"},
 }
 
@@ -57,6 +59,11 @@ func TestNextHop(t *testing.T) {
 		{"an address literal", "", "ann@[192.0.2.1]", 0, "literal"},
 		{"an @ in quotes", "", `"x@host.example.com"@example.com`, 0, "lan"},
 		{"each domain for itself", "", "ann@A.mx.example", 0, "mx/a.mx.example"},
+		{"a domain beyond ASCII", "", "bob@BÜCHER.example.", 0, "idn/xn--bcher-kva.example"},
+		{"and in A-labels", "", "bob@mail.xn--bcher-kva.example", 0, "idn/mail.xn--bcher-kva.example"},
+		{"a rule in A-labels", "", "bob@straße.example", 0, "idn/xn--strae-oqa.example"},
+		{"an address beyond ASCII", "", "ann@xn--bcher-kva.example", 0, "ann-idn"},
+		{"a domain that is none", "", "bob@b\xfccher.example", 0, "none"},
 		{"any recipient", "ann@example.org", "bob@example.net", 0, "ann"},
 		{"a recipient without domain", "ann@example.org", "bob", 0, "ann"},
 		{"a recipient without domain and nothing for all", "", "bob", 0, "none"},
