@@ -2,9 +2,12 @@ package smtp
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
+
+	"github.com/postrider/postrider/deliver/recode"
 )
 
 // blockSize is how much of a message is read and written at a time.
@@ -38,31 +41,84 @@ func (t *transaction) block(off int64) ([]byte, error) {
 // sendContent sends the content, which begins with first, and the lone dot. It returns false if the server has answered
 // before the dot was sent, which then was not. A *readError is ours.
 func (t *transaction) sendContent(first []byte) (bool, error) {
-	var w wireWriter
+	w := contentWriter{transaction: t}
+	send := w.sendAll
+	if t.recode {
+		send = w.sendRecoded
+	}
+	if err := send(first); err == errAnswered {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	var note [64]byte
+	t.conn.log.add("C: ", append(strconv.AppendInt(append(note[:0], '('), t.size, 10), " octets of content, and a dot)"...))
+	return true, nil
+}
+
+// errAnswered says that the server has answered before it was sent everything.
+var errAnswered = errors.New("answer before the end of the content")
+
+// A contentWriter sends content block by block.
+type contentWriter struct {
+	*transaction
+	wire wireWriter
+}
+
+// sendAll sends the content as it is.
+func (w *contentWriter) sendAll(block []byte) error {
 	for off := int64(0); ; {
-		t.out = w.append(t.out[:0], first)
-		off += int64(len(first))
-		last := off >= t.m.Size
-		if last {
-			t.out = w.appendEnd(t.out)
-		}
-		// Its answer counts only if it comes after the dot.
-		if t.conn.r.Buffered() > 0 {
-			return false, nil
-		}
-		if err := t.conn.write(t.out, t.server.Timeouts.Block); err != nil {
-			return false, err
-		}
-		if last {
-			var note [64]byte
-			t.conn.log.add("C: ", append(strconv.AppendInt(append(note[:0], '('), off, 10), " octets of content, and a dot)"...))
-			return true, nil
+		off += int64(len(block))
+		last := off >= w.m.Size
+		if err := w.send(block, last); err != nil || last {
+			return err
 		}
 		var err error
-		if first, err = t.block(off); err != nil {
-			return false, &readError{err}
+		if block, err = w.block(off); err != nil {
+			return &readError{err}
 		}
 	}
+}
+
+// sendRecoded sends the content as the server takes it.
+func (w *contentWriter) sendRecoded([]byte) error {
+	if err := recode.Write(w, content{w.m.Content}, w.m.Size, w.ext.eightBit); err != nil {
+		return err
+	}
+	return w.send(nil, true)
+}
+
+func (w *contentWriter) Write(p []byte) (int, error) {
+	if err := w.send(p, false); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (w *contentWriter) send(block []byte, last bool) error {
+	w.out = w.wire.append(w.out[:0], block)
+	if last {
+		w.out = w.wire.appendEnd(w.out)
+	}
+	// An answer counts only if it comes after the dot.
+	if w.conn.r.Buffered() > 0 {
+		return errAnswered
+	}
+	return w.conn.write(w.out, w.server.Timeouts.Block)
+}
+
+// content has its errors marked as ours.
+type content struct{ io.ReaderAt }
+
+func (c content) ReadAt(p []byte, off int64) (int, error) {
+	n, err := c.ReaderAt.ReadAt(p, off)
+	if n == len(p) {
+		return n, nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF // nobody asks for what is beyond the end
+	}
+	return n, &readError{err}
 }
 
 // A wireWriter puts content into the form of RFC 5321 section 4.5.2: a dot that begins a line is doubled. Whatever the

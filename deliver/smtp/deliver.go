@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/postrider/postrider/deliver/idn"
+	"github.com/postrider/postrider/deliver/recode"
 	"github.com/postrider/postrider/internal/mail"
 )
 
@@ -17,7 +19,7 @@ import (
 // tried at once. A session that was used before may fail OfHost only because the server has had enough of it; a new one
 // tells.
 func (s *Session) Deliver(ctx context.Context, m *mail.Message, recipients []int) []mail.Result {
-	d := &delivery{Session: s, m: m, recipients: recipients}
+	d := &delivery{Session: s, m: m, recipients: recipients, size: m.Size}
 	d.results = make([]mail.Result, len(recipients))
 	d.decided = make([]bool, len(recipients))
 	if ctx.Err() != nil {
@@ -25,6 +27,9 @@ func (s *Session) Deliver(ctx context.Context, m *mail.Message, recipients []int
 	}
 	if !s.Usable() {
 		return d.end(s.delay(mail.OfHost, mail.EnhancedCode{4, 4, 2}, "the session with %s is over", s.server.Host))
+	}
+	if end := d.measure(); end != nil {
+		return d.end(*end)
 	}
 	if refusal := d.inVain(); refusal != nil {
 		return d.end(*refusal)
@@ -61,7 +66,28 @@ type delivery struct {
 	recipients []int
 	results    []mail.Result
 	decided    []bool // slots whose result stands, whatever happens to the others
+
+	recode bool  // the server does not take the content as it is
+	size   int64 // of what is sent, in octets
 }
+
+// measure finds out whether the content has to be recoded for the server, and how large it is then.
+func (d *delivery) measure() *mail.Result {
+	if d.recode = recode.Needed(d.m.Facts, d.ext.eightBit); !d.recode {
+		return nil
+	}
+	var err error
+	if d.size, err = recode.Size(d.m.Content, d.m.Size, d.ext.eightBit); err != nil {
+		return d.unreadable(err)
+	}
+	return nil
+}
+
+// sender returns the reverse-path as it is sent.
+func (d *delivery) sender() mail.Path { return idn.Path(d.m.Sender) }
+
+// forward returns the forward-path of a slot as it is sent.
+func (d *delivery) forward(slot int) mail.Path { return idn.Path(d.recipient(slot).Path) }
 
 func (d *delivery) recipient(slot int) *mail.Recipient { return &d.m.Recipients[d.recipients[slot]] }
 
@@ -81,9 +107,9 @@ func (d *delivery) end(r mail.Result) []mail.Result {
 func (d *delivery) inVain() *mail.Result {
 	var r mail.Result
 	switch {
-	case d.ext.size > 0 && d.m.Size > d.ext.size:
-		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 3, 4}, "message of %d octets; %s takes at most %d", d.m.Size, d.server.Host, d.ext.size)
-	case !d.ext.utf8 && !d.m.Sender.IsASCII():
+	case d.ext.size > 0 && d.size > d.ext.size:
+		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 3, 4}, "message of %d octets; %s takes at most %d", d.size, d.server.Host, d.ext.size)
+	case !d.ext.utf8 && !d.sender().IsASCII():
 		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 6, 7}, "%s does not take addresses beyond ASCII (SMTPUTF8), and the sender's is one", d.server.Host)
 	case !d.ext.utf8 && d.m.SMTPUTF8 && d.m.HeaderUTF8:
 		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 6, 9}, "%s does not take headers beyond ASCII (SMTPUTF8)", d.server.Host)
@@ -97,7 +123,7 @@ func (d *delivery) inVain() *mail.Result {
 func (d *delivery) addressable() []int {
 	slots := make([]int, 0, len(d.recipients))
 	for slot := range d.recipients {
-		if !d.ext.utf8 && !d.recipient(slot).Path.IsASCII() {
+		if !d.ext.utf8 && !d.forward(slot).IsASCII() {
 			d.decide(slot, d.fail(mail.OfRecipient, mail.EnhancedCode{5, 6, 7}, "%s does not take addresses beyond ASCII (SMTPUTF8)", d.server.Host))
 			continue
 		}
@@ -113,16 +139,16 @@ func (s *Session) maxRecipients() int {
 	return s.server.MaxRecipients
 }
 
-// appendMail appends the MAIL command. Content beyond ASCII is sent as it is to a server without 8BITMIME: all pass it
-// on, and a bounce would help nobody. A header beyond ASCII makes the message need SMTPUTF8 only if the submitter says
-// so (RFC 6531 section 3.4), since whoever comes later on the way may have to refuse it for that.
+// appendMail appends the MAIL command. What is beyond ASCII in a header, or signed, is sent as it is to a server without
+// 8BITMIME: all pass it on, and a bounce would help nobody. A header beyond ASCII makes the message need SMTPUTF8 only if
+// the submitter says so (RFC 6531 section 3.4), since whoever comes later on the way may have to refuse it for that.
 func (t *transaction) appendMail(b []byte) []byte {
 	m := t.m
 	b = append(b, "MAIL FROM:<"...)
-	b = append(b, m.Sender.Address()...)
+	b = append(b, t.sender().Address()...)
 	b = append(b, '>')
 	if t.ext.sized {
-		b = strconv.AppendInt(append(b, " SIZE="...), m.Size, 10)
+		b = strconv.AppendInt(append(b, " SIZE="...), t.size, 10)
 	}
 	if t.ext.eightBit && (m.EightBit || m.HeaderUTF8) {
 		b = append(b, " BODY=8BITMIME"...)
@@ -141,11 +167,11 @@ func (t *transaction) appendMail(b []byte) []byte {
 }
 
 func (t *transaction) beyondASCII() bool {
-	if !t.m.Sender.IsASCII() || t.m.SMTPUTF8 && t.m.HeaderUTF8 {
+	if !t.sender().IsASCII() || t.m.SMTPUTF8 && t.m.HeaderUTF8 {
 		return true
 	}
 	for _, slot := range t.slots {
-		if !t.recipient(slot).Path.IsASCII() {
+		if !t.forward(slot).IsASCII() {
 			return true
 		}
 	}
@@ -155,16 +181,16 @@ func (t *transaction) beyondASCII() bool {
 // appendRcpt appends the RCPT command for a slot. The original recipient is what it is now, unless it was given
 // (RFC 3461 section 5.2.1).
 func (t *transaction) appendRcpt(b []byte, slot int) []byte {
-	r := t.recipient(slot)
+	r, path := t.recipient(slot), t.forward(slot)
 	b = append(b, "RCPT TO:<"...)
-	b = append(b, r.Path.Address()...)
+	b = append(b, path.Address()...)
 	b = append(b, '>')
 	if t.ext.dsn {
 		b = appendParam(b, " NOTIFY=", r.Notify.String())
 		if r.Original != "" {
 			b = appendParam(b, " ORCPT=", r.Original)
-		} else if r.Path.IsASCII() {
-			b = append(append(b, " ORCPT=rfc822;"...), mail.EncodeXtext(r.Path.Address())...)
+		} else if path.IsASCII() {
+			b = append(append(b, " ORCPT=rfc822;"...), mail.EncodeXtext(path.Address())...)
 		}
 	}
 	return append(b, "\r\n"...)

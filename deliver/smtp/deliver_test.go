@@ -508,6 +508,14 @@ func TestParameters(t *testing.T) {
 			mail: "<ann@example.org>", rcpt: "<bob@example.com>"},
 		{name: "recipient beyond ASCII", offers: []string{utf8, dsn}, change: func(m *mail.Message) { m.Recipients[0].Path = path(t, "bøb@example.com") },
 			mail: "<ann@example.org> SMTPUTF8", rcpt: "<bøb@example.com>"},
+		{name: "domains beyond ASCII", offers: []string{utf8, dsn}, change: func(m *mail.Message) {
+			m.Sender, m.Recipients[0].Path = path(t, "Ann@Bücher.example"), path(t, "bob@straße.example")
+		}, mail: "<Ann@xn--bcher-kva.example>", rcpt: "<bob@xn--strae-oqa.example> ORCPT=rfc822;bob@xn--strae-oqa.example"},
+		{name: "domains beyond ASCII, and a server that does not know them", change: func(m *mail.Message) {
+			m.Sender, m.Recipients[0].Path = path(t, "Ann@Bücher.example"), path(t, "bob@straße.example")
+		}, mail: "<Ann@xn--bcher-kva.example>", rcpt: "<bob@xn--strae-oqa.example>"},
+		{name: "local part and domain beyond ASCII", offers: []string{utf8}, change: func(m *mail.Message) { m.Recipients[0].Path = path(t, "bøb@straße.example") },
+			mail: "<ann@example.org> SMTPUTF8", rcpt: "<bøb@straße.example>"},
 		{name: "notifications", offers: []string{dsn}, change: func(m *mail.Message) {
 			m.Return, m.Envelope.ID = mail.ReturnHeaders, "QQ+2B314"
 			m.Recipients[0].Notify = mail.NotifySuccess | mail.NotifyFailure
@@ -549,6 +557,8 @@ func TestRefusalsForeseen(t *testing.T) {
 		{"sender beyond ASCII", nil, func(m *mail.Message) { m.Sender = path(t, "änn@example.org") },
 			[]string{"failed of message, us says 5.6.7", "failed of message, us says 5.6.7"}},
 		{"recipient beyond ASCII", nil, func(m *mail.Message) { m.Recipients[0].Path = path(t, "bøb@example.com") },
+			[]string{"failed of recipient, us says 5.6.7", "relayed"}},
+		{"a domain beyond ASCII that has no other form", nil, func(m *mail.Message) { m.Recipients[0].Path = path(t, "bob@☃\u2028.example") },
 			[]string{"failed of recipient, us says 5.6.7", "relayed"}},
 		{"header beyond ASCII", nil, func(m *mail.Message) { m.HeaderUTF8, m.SMTPUTF8 = true, true },
 			[]string{"failed of message, us says 5.6.9", "failed of message, us says 5.6.9"}},

@@ -313,6 +313,11 @@ func TestHello(t *testing.T) {
 	if got := srv.Commands()[1]; got != "EHLO [127.0.0.1]" {
 		t.Errorf("sent %q", got)
 	}
+	to.Hello = "bücher.invalid"
+	open(t, to)
+	if got := srv.Commands()[3]; got != "EHLO xn--bcher-kva.invalid" {
+		t.Errorf("sent %q", got)
+	}
 	v6 := &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0", Port: 25}
 	if got := literal(v6); got != "[IPv6:fe80::1]" {
 		t.Errorf("literal(%v) = %s", v6, got)
@@ -323,7 +328,7 @@ func TestHello(t *testing.T) {
 			t.Errorf("Hello %q: %s", name, outcome(f.Result))
 		}
 	}
-	if n := srv.Connections(); n != 1 {
+	if n := srv.Connections(); n != 2 {
 		t.Errorf("%d connections", n)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/postrider/postrider/deliver/idn"
 	"github.com/postrider/postrider/internal/mail"
 )
 
@@ -91,6 +92,11 @@ func (t Timeouts) withDefaults() Timeouts {
 // withDefaults returns a copy of s without zero values that mean something else.
 func (s *Server) withDefaults() *Server {
 	c := *s
+	for _, name := range []*string{&c.Host, &c.Hello} {
+		if ascii, err := idn.Domain(*name); err == nil {
+			*name = ascii // for DNS, certificates and servers
+		}
+	}
 	if c.Port == 0 {
 		c.Port = 25
 		if c.ImplicitTLS {

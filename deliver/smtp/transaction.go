@@ -315,8 +315,8 @@ func (t *transaction) cutShort(err error) *mail.Result {
 	return &r
 }
 
-func (t *transaction) unreadable(err error) *mail.Result {
-	r := t.delay(mail.OfMessage, mail.EnhancedCode{4, 3, 0}, "cannot read the message: %v", err)
+func (d *delivery) unreadable(err error) *mail.Result {
+	r := d.delay(mail.OfMessage, mail.EnhancedCode{4, 3, 0}, "cannot read the message: %v", err)
 	r.Relay, r.TLS = "", "" // not the server's doing
 	return &r
 }
