@@ -56,12 +56,53 @@ func (s *Spool) Compare() error {
 	if err := s.applyJournals(journals, here, buried); err != nil {
 		return err
 	}
+	if err := s.calmDown(); err != nil {
+		return err
+	}
 	return s.update(func(x *tx) error {
 		if err := x.meta.Put(metaBoot, []byte(bootID())); err != nil {
 			return err
 		}
 		return x.meta.Put(metaCompared, binary.BigEndian.AppendUint64(nil, uint64(s.opts.Now().UnixMicro())))
 	})
+}
+
+// calmDown takes back that recipients are being tried: whoever did that is gone.
+func (s *Spool) calmDown() error {
+	for from := []byte{}; from != nil; {
+		if err := s.update(func(x *tx) (err error) {
+			from, err = x.calmDown(from)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// calmDown does so for some recipients from a key on, and returns where to go on; nil at the end.
+func (x *tx) calmDown(from []byte) ([]byte, error) {
+	active := map[string]recipient{}
+	c := x.recipients.Cursor()
+	k, v := c.Seek(from)
+	for i := 0; k != nil && i < rerouteBatch; i++ {
+		var p recipient
+		if err := p.decode(k, v); err != nil {
+			return nil, err
+		}
+		if p.active {
+			p.active = false
+			active[string(k)] = p
+		}
+		k, v = c.Next()
+	}
+	next := append([]byte(nil), k...)
+	for key, p := range active {
+		if err := x.recipients.Put([]byte(key), p.encode([]byte(key))); err != nil {
+			return nil, err
+		}
+	}
+	return next, nil
 }
 
 // sortOthers returns the messages that have a journal, and sets aside what has no business in queue/.
@@ -74,7 +115,7 @@ func (s *Spool) sortOthers(names []string) (journals []mail.ID, err error) {
 			continue
 		}
 		if err := s.setAside("queue", name, errors.New("neither a message nor a journal")); err != nil {
-			return nil, err
+			s.opts.Logf("queue/%s is left where it is: %v", printable(name), err)
 		}
 	}
 	return journals, nil
@@ -191,7 +232,9 @@ func (s *Spool) adopt(ids []mail.ID) error {
 	if err := s.adoptChildren(children); err != nil {
 		return err
 	}
-	s.opts.Logf("index: %d messages of queue/ were not in it and have been added", adopted+len(children))
+	if n := adopted + len(children); n > 0 {
+		s.opts.Logf("index: %d messages of queue/ were not in it and have been added", n)
+	}
 	return nil
 }
 
@@ -233,7 +276,9 @@ func (s *Spool) examine(id mail.ID) (*adoption, error) {
 	}
 	var errno unix.Errno
 	if errors.As(err, &errno) || errors.Is(err, drop.ErrNewer) {
-		return nil, err
+		// Not the message's fault, perhaps: the next comparison looks again.
+		s.opts.Logf("queue/%s cannot be read: %v", id, err)
+		return nil, nil
 	}
 	if err != nil {
 		return nil, s.setAside("queue", string(id), err)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -31,12 +32,13 @@ var (
 )
 
 // indexVersion is the version of the index format. An older index is rebuilt, a newer one refused.
-const indexVersion = 1
+const indexVersion = 2
 
 // ErrNewer is the error for an index of a newer version of the program.
 var ErrNewer = errors.New("index.db was written by a newer version of postrider")
 
-// turnTimeout is how long a turn waits for a process that has the index without having come through the gate.
+// turnTimeout is how long a turn waits for the gate, and for a process that has the index without having come through it.
+// Whoever keeps others out for so long is stopped or broken: to wait on would stop all mail without a word.
 const turnTimeout = 10 * time.Second
 
 // errNoIndex is the error of a turn that only reads when there is no index yet.
@@ -54,8 +56,8 @@ type tx struct {
 // Whatever a damaged file makes bbolt do, panic or reach beyond the end of the mapped file, becomes an error. The
 // database is not closed then; the process has to end soon anyway, as no turn can be trusted any more.
 func turn(dir string, gate *os.File, write bool, f func(*tx) error) (err error) {
-	if err := flock(gate, unix.LOCK_EX); err != nil {
-		return &os.PathError{Op: "lock", Path: gate.Name(), Err: err}
+	if err := passGate(gate); err != nil {
+		return err
 	}
 	defer func() { err = errors.Join(err, flock(gate, unix.LOCK_UN)) }()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -65,17 +67,14 @@ func turn(dir string, gate *os.File, write bool, f func(*tx) error) (err error) 
 		}
 	}()
 	path := filepath.Join(dir, "index.db")
-	if !write {
-		// bbolt tries to make a database of what is missing or empty, even to read it.
-		if st, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && st.Size() == 0 {
-			return errNoIndex
-		}
+	// bbolt makes a database of what is missing or empty, even to read it. Somebody who deletes the index while a pass
+	// runs must not make the pass write what it knows into a new one that knows nothing else.
+	if st, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && st.Size() == 0 {
+		return errNoIndex
 	}
-	db, err := bbolt.Open(path, 0o640, &bbolt.Options{
-		Timeout: turnTimeout, ReadOnly: !write, FreelistType: bbolt.FreelistMapType,
-	})
+	db, err := openDB(path, write)
 	if err != nil {
-		return openError(err)
+		return err
 	}
 	in := db.View
 	if write {
@@ -89,6 +88,24 @@ func turn(dir string, gate *os.File, write bool, f func(*tx) error) (err error) 
 		return f(x)
 	})
 	return errors.Join(err, db.Close())
+}
+
+// passGate waits for the gate. It is polled for: a blocking call could not be given up.
+func passGate(gate *os.File) error {
+	const longest = 5 * time.Millisecond
+	for start, pause := time.Now(), 50*time.Microsecond; ; pause = min(2*pause, longest) {
+		err := flock(gate, unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			if err != nil {
+				err = &os.PathError{Op: "lock", Path: gate.Name(), Err: err}
+			}
+			return err
+		}
+		if time.Since(start) > turnTimeout {
+			return fmt.Errorf("%s has been kept locked by another process for %s", gate.Name(), turnTimeout)
+		}
+		time.Sleep(pause)
+	}
 }
 
 // openError tells a damaged file from trouble with a good one.
@@ -107,15 +124,8 @@ func openError(err error) error {
 func buckets(t *bbolt.Tx) (*tx, error) {
 	x := &tx{Tx: t}
 	for name, b := range x.table() {
-		if *b = t.Bucket([]byte(name)); *b != nil {
-			continue
-		}
-		if !t.Writable() {
+		if *b = t.Bucket([]byte(name)); *b == nil {
 			return nil, errNoIndex
-		}
-		var err error
-		if *b, err = t.CreateBucket([]byte(name)); err != nil {
-			return nil, err
 		}
 	}
 	return x, nil
@@ -175,6 +185,8 @@ func (s *Spool) openIndex() (fresh bool, err error) {
 			return errDamaged
 		case binary.BigEndian.Uint64(v) > indexVersion:
 			return ErrNewer
+		case binary.BigEndian.Uint64(v) < indexVersion:
+			return errNoIndex
 		}
 		return nil
 	})
@@ -200,6 +212,11 @@ func (s *Spool) newIndex() error {
 		return err
 	}
 	err = db.Update(func(t *bbolt.Tx) error {
+		for name := range new(tx).table() {
+			if _, err := t.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
 		x, err := buckets(t)
 		if err != nil {
 			return err
@@ -233,10 +250,10 @@ const (
 	compactShare = 2    // when less than one page in so many is in use
 )
 
-// compact rewrites the index if most of it is free.
-func (s *Spool) compact() error {
+// compact rewrites the index if most of it is free. A pass does not fail for it: the next one tries again.
+func (s *Spool) compact() {
 	if s.pages <= compactPages || s.free <= s.pages-s.pages/compactShare {
-		return nil
+		return
 	}
 	const smaller = "index.db.new"
 	err := s.view(func(x *tx) error {
@@ -249,10 +266,12 @@ func (s *Spool) compact() error {
 		}
 		return errors.Join(bbolt.Compact(to, x.DB(), compactBatch), to.Sync(), to.Close())
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.replaceIndex(smaller)
 	}
-	return s.replaceIndex(smaller)
+	if err != nil {
+		s.opts.Logf("index: not compacted: %v", errors.Join(err, os.Remove(s.path(smaller))))
+	}
 }
 
 // compactBatch is how many octets one transaction of compact holds in memory.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -12,6 +13,21 @@ import (
 	"github.com/postrider/postrider/internal/mail"
 	"golang.org/x/sys/unix"
 )
+
+// Salvage writes to the journal what became of recipients when the index cannot be told any more. Compare believes it: so
+// an error of ours does not send again what servers have taken.
+func (s *Spool) Salvage(st Settlement) error {
+	var final []Disposition
+	for _, d := range st.Dispositions {
+		if d.Result.Action.Final() {
+			final = append(final, d)
+		}
+	}
+	if len(final) == 0 {
+		return nil
+	}
+	return s.appendJournal(st.ID, final)
+}
 
 // journalSuffix is what the name of a journal has after the queue ID.
 const journalSuffix = ".journal"
@@ -59,14 +75,19 @@ func (s *Spool) readJournal(id mail.ID) (map[int]bool, error) {
 	}
 	defer f.Close()
 	final := map[int]bool{}
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 64<<10)
-	for lines.Scan() {
-		if n, ok := parseJournalLine(lines.Text()); ok {
+	for r := bufio.NewReaderSize(f, 2*maxText+100); ; {
+		line, partial, err := r.ReadLine()
+		if err == io.EOF {
+			return final, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		// A line that is too long was never written by us: zeros, perhaps, after a power failure.
+		if n, ok := parseJournalLine(string(line)); ok && !partial {
 			final[n] = true
 		}
 	}
-	return final, lines.Err()
 }
 
 func parseJournalLine(line string) (n int, ok bool) {

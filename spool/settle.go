@@ -63,6 +63,12 @@ type Claim struct {
 	Pending    int // recipients of the message that are not final, those of other next hops included
 }
 
+// A claimKey names a recipient that is being tried.
+type claimKey struct {
+	id mail.ID
+	n  int
+}
+
 // Claimed is one recipient of a Claim.
 type Claimed struct {
 	Recipient int // position in the envelope
@@ -115,7 +121,15 @@ func (s *Spool) Claim(hop string, now time.Time, most int, wait func(attempts in
 		}
 		return nil
 	})
-	return claims, err
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range claims {
+		for _, r := range c.Recipients {
+			s.claimed[claimKey{c.ID, r.Recipient}] = true
+		}
+	}
+	return claims, nil
 }
 
 // maxClaim is how many recipients one claim takes at most.
@@ -131,6 +145,9 @@ func (s *Spool) dueAt(x *tx, hop string, now time.Time, most int) []due {
 		d, err := parseDueKey(k)
 		if err != nil || d.hop != hop || !s.isDue(d.time, now) {
 			break
+		}
+		if s.claimed[claimKey{d.id, d.n}] {
+			continue // an attempt that takes longer than the wait after it
 		}
 		if len(list) == 0 || d.id != list[len(list)-1].id {
 			if messages == most {
@@ -202,6 +219,14 @@ func (s *Spool) Settle(settlements []Settlement, hops []HopState) error {
 		return err
 	}
 	s.sunk = nil
+	for _, st := range settlements {
+		for _, r := range st.Recipients {
+			delete(s.claimed, claimKey{st.ID, r.Recipient})
+		}
+		for _, d := range st.Dispositions {
+			delete(s.claimed, claimKey{st.ID, d.Recipient})
+		}
+	}
 	return s.remove(done)
 }
 
@@ -229,6 +254,9 @@ func (s *Spool) settle(x *tx, st Settlement) (over, journal bool, err error) {
 		return false, false, err
 	}
 	m, ok, err := x.message(st.ID)
+	if err == nil && !ok && len(st.Dispositions) > 0 {
+		err = errDamaged // what was claimed from this index is not in it any more
+	}
 	if err != nil || !ok {
 		return false, false, err
 	}

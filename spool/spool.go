@@ -93,6 +93,10 @@ type Spool struct {
 	drop  *drop.Dir
 	// arrived are submissions that were seen in drop/ and not yet taken in.
 	arrived []mail.ID
+	// noted are files of drop/ whose trouble has been logged.
+	noted map[mail.ID]bool
+	// claimed are the recipients that are being tried: however long that takes, nobody else gets them.
+	claimed map[claimKey]bool
 	// ignored are those among them that Only does not pick.
 	ignored map[mail.ID]bool
 	// sunk are messages whose file is gone and whose tombstone is still there.
@@ -113,7 +117,7 @@ func Acquire(dir string, o Options) (*Spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Spool{dir: dir, opts: o, lock: lock, ignored: map[mail.ID]bool{}}
+	s := &Spool{dir: dir, opts: o, lock: lock, ignored: map[mail.ID]bool{}, noted: map[mail.ID]bool{}, claimed: map[claimKey]bool{}}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.release())
 	}
@@ -196,7 +200,7 @@ func (s *Spool) End() error {
 		err = s.dropTombstones()
 	}
 	if err == nil {
-		err = s.compact()
+		s.compact()
 	}
 	if err == nil {
 		// Only now: while the mark is there, the next pass compares.

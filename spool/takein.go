@@ -13,8 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// batch is how many messages one turn at the index takes in or lists: some milliseconds.
-const batch = 1000
+// batch is how many messages one turn at the index takes in or lists: some milliseconds. One with very many recipients
+// ends it early.
+const (
+	batch           = 1000
+	batchRecipients = 10_000
+)
 
 // deadAge is how old a file without a valid end and without a lock must be before its writer counts as dead. A writer
 // locks its file at once, but not in the same step that creates it.
@@ -39,22 +43,22 @@ func (s *Spool) TakeIn() (taken []Taken, more, busy bool, err error) {
 			return nil, false, false, err
 		}
 	}
-	some := s.arrived[:min(len(s.arrived), batch)]
-	s.arrived = s.arrived[len(some):]
-	for _, id := range some {
+	recipients := 0
+	for n := 0; n < batch && recipients < batchRecipients && len(s.arrived) > 0; n++ {
+		id := s.arrived[0]
+		s.arrived = s.arrived[1:]
 		t, err := s.accept(id)
 		switch {
 		case err == nil:
 			taken = append(taken, t)
+			recipients += len(t.Envelope.Recipients)
 		case errors.Is(err, errNotPicked):
 			s.ignored[id] = true
 		case errors.Is(err, drop.ErrBusy):
 			busy = true
 		case errors.Is(err, fs.ErrNotExist):
 		default:
-			if err := s.refuse(id, err); err != nil {
-				return nil, false, false, err
-			}
+			s.refuse(id, err)
 		}
 	}
 	if len(taken) == 0 {
@@ -81,7 +85,7 @@ func (s *Spool) lookIntoDrop() error {
 	}
 	for _, name := range others {
 		if err := s.setAside("drop", name, errors.New("not the name of a message")); err != nil {
-			return err
+			s.note(mail.ID(name), err)
 		}
 	}
 	if s.selective() {
@@ -125,26 +129,32 @@ func (s *Spool) accept(id mail.ID) (Taken, error) {
 // nextID returns the ID of the next microsecond.
 func nextID(id mail.ID) mail.ID { return mail.MakeID(id.Time().Add(time.Microsecond), 0) }
 
-// refuse sets a file of drop/ aside, unless somebody may still be about to write it or the fault is ours.
-func (s *Spool) refuse(id mail.ID, why error) error {
+// refuse sets a file of drop/ aside, unless somebody may still be about to write it or the fault is ours. One odd file
+// must not keep all others from being taken in.
+func (s *Spool) refuse(id mail.ID, why error) {
 	var errno unix.Errno
-	if errors.As(why, &errno) && errno != unix.ELOOP {
-		return why
-	}
-	if errors.Is(why, drop.ErrNewer) {
-		s.opts.Logf("drop/%s: %v", id, why)
-		return nil
+	ours := errors.As(why, &errno) && errno != unix.ELOOP && errno != unix.ENXIO
+	if ours || errors.Is(why, drop.ErrNewer) {
+		s.note(id, why)
+		return
 	}
 	if errors.Is(why, drop.ErrIncomplete) {
 		st, err := os.Lstat(s.path("drop/" + string(id)))
-		if err != nil {
-			return err
-		}
-		if s.opts.Now().Sub(st.ModTime()).Abs() < deadAge {
-			return nil
+		if err != nil || s.opts.Now().Sub(st.ModTime()).Abs() < deadAge {
+			return
 		}
 	}
-	return s.setAside("drop", string(id), why)
+	if err := s.setAside("drop", string(id), why); err != nil {
+		s.note(id, err)
+	}
+}
+
+// note logs trouble with a file of drop/, once in a pass.
+func (s *Spool) note(id mail.ID, err error) {
+	if !s.noted[id] {
+		s.noted[id] = true
+		s.opts.Logf("drop/%s is left where it is: %v", printable(string(id)), err)
+	}
 }
 
 // insert makes the records of new messages, and makes every recipient due, those first whom somebody has asked for.
@@ -162,6 +172,10 @@ func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool, askedFor *Sele
 	key := messageKey(t.ID)
 	if x.messages.Get(key) != nil {
 		return nil
+	}
+	// That of an older message, if the clock was set back: its file is gone, and this one has the name now.
+	if err := x.tombstones.Delete(key); err != nil {
+		return err
 	}
 	// Due since it arrived, which is the order of the queue; never in the future, whatever the submitter's clock said.
 	due := t.Envelope.Arrival

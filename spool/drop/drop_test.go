@@ -50,6 +50,16 @@ func full(t testing.TB) *mail.Envelope {
 	}
 }
 
+// submission is one with everything that a submission can have.
+func submission(t testing.TB) *mail.Envelope {
+	env := full(t)
+	env.Settles = nil
+	for i := range env.Recipients {
+		env.Recipients[i].Expanded = false
+	}
+	return env
+}
+
 func write(t testing.TB, d *Dir, env *mail.Envelope, content string, facts mail.Facts) mail.ID {
 	t.Helper()
 	w, err := d.Create(env)
@@ -77,9 +87,9 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	for name, content := range contents {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
-			env := full(t)
-			id := write(t, d, env, content, facts)
-			for how, read := range map[string]func(string) (*File, error){"Read": d.Read, "ReadOwn": d.ReadOwn} {
+			for how, env := range map[string]*mail.Envelope{"Read": submission(t), "ReadOwn": full(t)} {
+				read := map[string]func(string) (*File, error){"Read": d.Read, "ReadOwn": d.ReadOwn}[how]
+				id := write(t, d, env, content, facts)
 				f, err := read(string(id))
 				if err != nil {
 					t.Fatalf("%s: %v", how, err)
@@ -106,7 +116,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 
 func TestEnvelopeLongerThanARead(t *testing.T) {
 	d := open(t)
-	env := full(t)
+	env := submission(t)
 	for range 100_000 {
 		env.Recipients = append(env.Recipients, mail.Recipient{Path: parse(t, "somebody-else@example.net")})
 	}
@@ -124,7 +134,7 @@ func TestUntilItIsCommitted(t *testing.T) {
 	for name, named := range map[string]bool{"without a name": false, "with its name": true} {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
-			w, err := d.Create(full(t))
+			w, err := d.Create(submission(t))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -140,7 +150,7 @@ func TestUntilItIsCommitted(t *testing.T) {
 				if err := unix.Flock(int(w.f.Fd()), unix.LOCK_EX); err != nil {
 					t.Fatal(err)
 				}
-				w.emit(appendEnvelope(nil, full(t)))
+				w.emit(appendEnvelope(nil, submission(t)))
 				d.syncNames = true
 			}
 			ids, others, err := d.Names()
@@ -165,7 +175,7 @@ func TestUntilItIsCommitted(t *testing.T) {
 
 func TestAbortLeavesNothing(t *testing.T) {
 	d := open(t)
-	w, err := d.Create(full(t))
+	w, err := d.Create(submission(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +183,7 @@ func TestAbortLeavesNothing(t *testing.T) {
 	if err := errors.Join(w.Abort(), w.Abort()); err != nil {
 		t.Errorf("Abort: %v", err)
 	}
-	w, err = d.Create(full(t))
+	w, err = d.Create(submission(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +201,7 @@ func TestAbortLeavesNothing(t *testing.T) {
 
 func TestIDInUseIsPassedOver(t *testing.T) {
 	d := open(t)
-	w, err := d.Create(full(t))
+	w, err := d.Create(submission(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +253,7 @@ func TestModeWhateverTheUmask(t *testing.T) {
 		if err := os.Chmod(d.path, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		id := write(t, d, full(t), "x\r\n", mail.Facts{})
+		id := write(t, d, submission(t), "x\r\n", mail.Facts{})
 		syscall.Umask(old)
 		st, err := os.Stat(filepath.Join(d.path, string(id)))
 		if err != nil || st.Mode().Perm() != fileMode {
@@ -312,6 +322,25 @@ func TestHostileEnvelopes(t *testing.T) {
 	}
 	if _, _, err := parseEnvelope([]byte("postrider-message 2\n\n")); !errors.Is(err, ErrNewer) {
 		t.Errorf("a newer version: %v, want %v", err, ErrNewer)
+	}
+}
+
+// Only we say of a message that others are final because of it, or that aliases have been looked up.
+func TestSubmissionCannotSpeakForTheQueue(t *testing.T) {
+	d := open(t)
+	settles, expanded := submission(t), submission(t)
+	settles.Settles = &mail.Settles{Of: "7QK2M0A9XZ4", Recipients: []int{0}}
+	expanded.Recipients[0].Expanded = true
+	for _, env := range []*mail.Envelope{settles, expanded} {
+		id := write(t, d, env, "x\r\n", mail.Facts{})
+		if _, err := d.Read(string(id)); err == nil {
+			t.Errorf("a submission with %+v is read", env)
+		}
+		f, err := d.ReadOwn(string(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
 	}
 }
 

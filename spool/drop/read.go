@@ -39,7 +39,29 @@ const maxEnvelope = 64 << 20
 
 // Read opens the message file name in d and reads its envelope and last line, not its content. The Content of the
 // message is valid until Close. It refuses what is not a regular file with one name, and what is being written.
-func (d *Dir) Read(name string) (*File, error) { return d.read(name, (*File).lock) }
+func (d *Dir) Read(name string) (*File, error) {
+	f, err := d.read(name, (*File).lock)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.submitted(); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", f.f.Name(), err), f.Close())
+	}
+	return f, nil
+}
+
+// submitted refuses what only we may say of a message: a submission that says it settles others would make them vanish.
+func (m *File) submitted() error {
+	if m.Settles != nil {
+		return errors.New("a submission does not settle other messages")
+	}
+	for _, r := range m.Recipients {
+		if r.Expanded {
+			return errors.New("a submission does not say what aliases are")
+		}
+	}
+	return nil
+}
 
 // ReadOwn is Read for a directory that nobody else can write to, where names appear only when their files are complete.
 func (d *Dir) ReadOwn(name string) (*File, error) { return d.read(name, (*File).stat) }
