@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/spool"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 )
@@ -74,19 +75,25 @@ func app(stdout, stderr io.Writer) *cli.App {
 		ErrWriter:       stderr,
 		ExitErrHandler:  func(*cli.Context, error) {},
 		OnUsageError:    func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		// An address may have a comma.
+		DisableSliceFlagSeparator: true,
 		Flags: []cli.Flag{
 			configFlag,
 			&cli.BoolFlag{Name: "daemon", Usage: "keep running, and deliver new mail at once"},
 			&cli.DurationFlag{Name: "interval", Usage: "with --daemon: look at the queue at least so `often`", Value: defaultInterval},
+			&cli.BoolFlag{Name: "now", Usage: "try everything at once, whatever the schedule says"},
+			&cli.StringSliceFlag{Name: "only-id", Usage: "try at once, and nothing else, messages with `TEXT` in their queue ID"},
+			&cli.StringSliceFlag{Name: "only-sender", Usage: "the same, with `TEXT` in the sender"},
+			&cli.StringSliceFlag{Name: "only-recipient", Usage: "the same for recipients with `TEXT` in them"},
+			&cli.BoolFlag{Name: "wait", Usage: "if another pass makes these attempts, wait for them"},
+			&cli.BoolFlag{Name: "verbose", Usage: "show the dialogues with servers, and what came of them"},
 		},
 		Action: func(c *cli.Context) error {
-			if c.NArg() > 0 {
-				return usageError{fmt.Errorf("unexpected argument %q", c.Args().First())}
+			o, err := passOptions(c)
+			if err != nil {
+				return usageError{err}
 			}
-			if c.Duration("interval") <= 0 {
-				return usageError{errors.New("the interval must be positive")}
-			}
-			return deliverMail(configFile(c), c.Bool("daemon"), c.Duration("interval"), stderr)
+			return deliverMail(configFile(c), o, stdout, stderr)
 		},
 		Commands: []*cli.Command{{
 			Name:         "check",
@@ -133,8 +140,35 @@ func configFile(c *cli.Context) string {
 // anyway; this is for what no signal tells of.
 const defaultInterval = 5 * time.Minute
 
+// options are what the command line says of passes.
+type options struct {
+	daemon        bool
+	interval      time.Duration
+	only          *spool.Selection // nil: what is due
+	wait, verbose bool
+}
+
+func passOptions(c *cli.Context) (o options, err error) {
+	o = options{daemon: c.Bool("daemon"), interval: c.Duration("interval"), wait: c.Bool("wait"), verbose: c.Bool("verbose")}
+	only := spool.Selection{IDs: c.StringSlice("only-id"), Senders: c.StringSlice("only-sender"), Recipients: c.StringSlice("only-recipient")}
+	if c.Bool("now") || !only.All() {
+		o.only = &only
+	}
+	switch {
+	case c.NArg() > 0:
+		return o, fmt.Errorf("unexpected argument %q", c.Args().First())
+	case o.interval <= 0:
+		return o, errors.New("the interval must be positive")
+	case o.daemon && (o.only != nil || o.wait):
+		return o, errors.New("a daemon goes by the schedule: --daemon stands with neither --now, --only-... nor --wait")
+	case o.wait && o.only == nil:
+		return o, errors.New("--wait needs --now or --only-..., to say for what")
+	}
+	return o, nil
+}
+
 // deliverMail makes a pass, or passes until a signal ends the daemon.
-func deliverMail(file string, daemon bool, interval time.Duration, stderr io.Writer) error {
+func deliverMail(file string, o options, stdout, stderr io.Writer) error {
 	cfg, err := config.Load(file)
 	if err != nil {
 		return err
@@ -143,16 +177,30 @@ func deliverMail(file string, daemon bool, interval time.Duration, stderr io.Wri
 	if err := becomeOwner(cfg.Spool); err != nil {
 		return err
 	}
+	var trace func(relay, line string)
+	show := &narrator{to: stdout}
+	if o.verbose {
+		trace = show.dialogue
+		stderr = io.Discard // else the log would be seen twice
+	}
 	log, err := openLog(cfg.Log, stderr)
 	if err != nil {
 		return err
 	}
-	r, err := newRunner(cfg, log)
+	if o.verbose {
+		log = show.alongside(log)
+	}
+	r, err := newRunner(cfg, log, trace)
 	if err != nil {
 		return err
 	}
-	if daemon {
-		return r.daemon(interval)
+	if o.daemon {
+		return r.daemon(o.interval)
 	}
-	return r.once()
+	r.spool.Only = o.only
+	made, err := r.once(o.wait)
+	if err == nil && !made && o.verbose {
+		return show.outcome(cfg.Spool, o)
+	}
+	return err
 }

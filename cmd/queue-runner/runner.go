@@ -28,10 +28,10 @@ type runner struct {
 // unrouted is the next hop of recipients that no route leads to. No transport has this name.
 const unrouted = "?"
 
-func newRunner(cfg *config.Config, logf func(format string, args ...any)) (*runner, error) {
+func newRunner(cfg *config.Config, logf func(format string, args ...any), trace func(relay, line string)) (*runner, error) {
 	table := routeTable(cfg)
 	names := newLookup(cfg, logf)
-	transports, err := openTransports(cfg)
+	transports, err := openTransports(cfg, trace)
 	if err != nil {
 		return nil, err
 	}
@@ -86,26 +86,61 @@ func fingerprint(cfg *config.Config) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// once makes one pass. If another one is running, it has been woken, and that is as good.
-func (r *runner) once() error {
+// once makes one pass. If another one is running, it has been woken, and that is as good; with wait, once then returns
+// when that one has tried what this one is for. made reports whether a pass was made here.
+func (r *runner) once(wait bool) (made bool, err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	for {
-		s, err := spool.Acquire(r.dir, r.spool)
-		if errors.Is(err, spool.ErrHeld) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	s, err := r.acquire(ctx, wait)
+	for s != nil {
+		made = true
 		if err := r.run(ctx, s); err != nil {
-			return err
+			return made, err
 		}
 		// A wake-up that came after the pass last looked would be seen by nobody.
 		if ctx.Err() != nil || !spool.Woken(r.dir) {
-			return nil
+			return made, nil
+		}
+		r.spool.Only = nil // it is for whatever is due
+		s, err = r.acquire(ctx, false)
+	}
+	return made, err
+}
+
+// acquire takes the spool for a pass. It returns none if another one is running, which has been told what this one is for.
+func (r *runner) acquire(ctx context.Context, wait bool) (*spool.Spool, error) {
+	s, err := spool.Acquire(r.dir, r.spool)
+	if !errors.Is(err, spool.ErrHeld) || r.spool.Only == nil {
+		return s, ignoreHeld(err)
+	}
+	if err := spool.MakeDue(r.dir, *r.spool.Only, time.Now()); err != nil {
+		return nil, err
+	}
+	since := time.Now()
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		// Once more: the wake-up was left before there was a reason, and the other pass may have ended since.
+		if s, err = spool.Acquire(r.dir, r.spool); !errors.Is(err, spool.ErrHeld) || !wait {
+			return s, ignoreHeld(err)
+		}
+		sleep(ctx, pause)
+		outstanding, err := spool.Outstanding(r.dir, *r.spool.Only, since)
+		if err != nil || !outstanding || ctx.Err() != nil {
+			return nil, err
 		}
 	}
+}
+
+// Bounds for looking at what another pass has done.
+const (
+	firstPause = 20 * time.Millisecond
+	lastPause  = time.Second
+)
+
+func ignoreHeld(err error) error {
+	if errors.Is(err, spool.ErrHeld) {
+		return nil
+	}
+	return err
 }
 
 // renewal is how long a daemon has the spool without giving it back for a moment, so that its index is compacted and
@@ -123,7 +158,7 @@ func (r *runner) daemon(interval time.Duration) error {
 	for ctx.Err() == nil {
 		s, err := spool.Acquire(r.dir, r.spool)
 		if errors.Is(err, spool.ErrHeld) {
-			wait(ctx, heldRetry)
+			sleep(ctx, heldRetry)
 			continue
 		}
 		if err != nil {
@@ -139,7 +174,7 @@ func (r *runner) daemon(interval time.Duration) error {
 	return nil
 }
 
-func wait(ctx context.Context, d time.Duration) {
+func sleep(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):

@@ -16,23 +16,26 @@ import (
 
 // schemes says what makes a transport of each scheme. A new transport is a line here, and one in the table of package
 // config that says what its URL may hold.
-var schemes = map[string]func(t config.Transport, hostname string) deliver.Transport{
+var schemes = map[string]func(t config.Transport, hostname string, trace func(relay, line string)) deliver.Transport{
 	"smtp":        server,
 	"submission":  server,
 	"submissions": server,
 	"maildir":     maildir,
-	"discard":     func(config.Transport, string) deliver.Transport { return deliver.Discard{} },
-	"fail":        func(t config.Transport, _ string) deliver.Transport { return deliver.Fail{Text: t.Text} },
+	"discard":     func(config.Transport, string, func(_, _ string)) deliver.Transport { return deliver.Discard{} },
+	"fail": func(t config.Transport, _ string, _ func(_, _ string)) deliver.Transport {
+		return deliver.Fail{Text: t.Text}
+	},
 }
 
-func openTransports(cfg *config.Config) (map[string]deliver.Transport, error) {
+// openTransports returns the transports by name. trace, unless nil, is told their dialogues as they happen.
+func openTransports(cfg *config.Config, trace func(relay, line string)) (map[string]deliver.Transport, error) {
 	list := map[string]deliver.Transport{}
 	for name, t := range cfg.Transports {
 		open, ok := schemes[t.Scheme]
 		if !ok {
 			return nil, fmt.Errorf("transport %s: scheme %q is not implemented", name, t.Scheme)
 		}
-		list[name] = open(t, cfg.Hostname)
+		list[name] = open(t, cfg.Hostname, trace)
 	}
 	return list, nil
 }
@@ -48,11 +51,12 @@ var tlsModes = map[string]smtp.TLSMode{
 }
 
 // server is a server that mail is handed to by SMTP.
-func server(t config.Transport, hostname string) deliver.Transport {
+func server(t config.Transport, hostname string, trace func(relay, line string)) deliver.Transport {
 	s := smtp.Server{
 		Host: t.Host, Port: t.Port, TLS: tlsModes[t.TLS], ImplicitTLS: t.Scheme == "submissions", Hello: hostname, User: t.User,
 		// Read for each login: a password that was changed is used at once.
 		Password: func() (string, error) { return config.ReadPassword(t.PasswordFile) },
+		Trace:    trace,
 	}
 	roots := sync.OnceValues(func() (*x509.CertPool, error) { return rootCAs(t.CAFile) })
 	return transportFunc(func(ctx context.Context) (deliver.Session, error) {
@@ -88,7 +92,7 @@ func rootCAs(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-func maildir(t config.Transport, _ string) deliver.Transport {
+func maildir(t config.Transport, _ string, _ func(_, _ string)) deliver.Transport {
 	return transportFunc(func(context.Context) (deliver.Session, error) { return &local.Maildir{Dir: t.Path}, nil })
 }
 

@@ -257,10 +257,16 @@ func TestSecretsAreNotShown(t *testing.T) {
 		Certificate: smtptest.Valid, Users: map[string]string{"ann": canary}, Mechanisms: []string{"LOGIN"},
 		Replies: map[string]string{"MAIL": "550 5.7.1 " + echo},
 	})
-	s := open(t, verifying(srv, canary))
+	server := verifying(srv, canary)
+	var traced strings.Builder
+	server.Trace = func(relay, line string) { fmt.Fprintln(&traced, line) }
+	s := open(t, server)
 	m := message(t, letter, "bob@example.com")
 	results := s.Deliver(t.Context(), m, all(m))
 	checkSecrets(t, s.Transcript(), fmt.Sprintf("%+v", results))
+	if traced.String() != s.Transcript() {
+		t.Errorf("traced:\n%s\nin the transcript:\n%s", &traced, s.Transcript())
+	}
 	if !strings.Contains(s.Transcript(), "C: ***\nS: 235 2.7.0 welcome\n") {
 		t.Errorf("the transcript is %s", s.Transcript())
 	}

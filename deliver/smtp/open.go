@@ -108,6 +108,9 @@ func (s *Server) openWith(ctx context.Context, addr netip.Addr, mode TLSMode) (s
 		return nil, failed, false
 	}
 	session = &Session{server: s, conn: newConn(raw), relay: relayName(s.Host, addr, s.Port), clean: true}
+	if s.Trace != nil {
+		session.conn.log.trace = func(line string) { s.Trace(session.relay, line) }
+	}
 	stop := session.conn.watch(ctx)
 	defer stop()
 	o := opening{Session: session, mode: mode}

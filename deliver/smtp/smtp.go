@@ -38,6 +38,10 @@ type Server struct {
 
 	// Dial connects; nil means a net.Dialer. Addresses are "192.0.2.1:25".
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Trace, if set, is told the dialogue as it happens, a line at a time, as Session.Transcript has it. Several sessions
+	// may call it at once. relay is as in mail.Result.
+	Trace func(relay, line string)
 }
 
 // TLSMode says how much TLS a session needs.

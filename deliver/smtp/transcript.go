@@ -15,7 +15,10 @@ const (
 
 // A transcript is the end of a dialogue, for whoever wants to know why it failed. What we said is marked "C: ", what
 // the server said "S: ".
-type transcript struct{ buf []byte }
+type transcript struct {
+	buf   []byte
+	trace func(line string) // nil if nobody listens
+}
 
 // said records command lines of ours.
 func (t *transcript) said(lines []byte) {
@@ -48,8 +51,12 @@ func (t *transcript) add(mark string, line []byte) {
 	if len(t.buf) > 2*maxTranscript {
 		t.buf = append(t.buf[:0], t.end()...)
 	}
+	start := len(t.buf)
 	t.buf = append(t.buf, mark...)
 	t.buf = append(t.buf, line[:min(len(line), maxTranscriptLine)]...)
+	if t.trace != nil {
+		t.trace(string(t.buf[start:]))
+	}
 	t.buf = append(t.buf, '\n')
 }
 
