@@ -108,17 +108,37 @@ func passGate(gate *os.File) error {
 	}
 }
 
-// openError tells a damaged file from trouble with a good one.
-func openError(err error) error {
-	var path *os.PathError
-	if errors.As(err, &path) || errors.Is(err, bberrors.ErrTimeout) {
+// openDB opens the index. bbolt calls a file invalid that it could not read: only one which can be read, and is invalid
+// twice, is damaged.
+func openDB(path string, write bool) (*bbolt.DB, error) {
+	for again := false; ; again = true {
+		db, err := bbolt.Open(path, 0o640, &bbolt.Options{
+			Timeout: turnTimeout, ReadOnly: !write, FreelistType: bbolt.FreelistMapType,
+		})
+		var errno unix.Errno
+		if err == nil || errors.As(err, &errno) || errors.Is(err, bberrors.ErrTimeout) {
+			return db, err
+		}
+		if again {
+			return nil, fmt.Errorf("%w: %v", errDamaged, err)
+		}
+		if err := readable(path); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// readable reads where bbolt begins.
+func readable(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
 		return err
 	}
-	var errno unix.Errno
-	if errors.As(err, &errno) {
-		return err
+	_, err = f.ReadAt(make([]byte, 4096), 0)
+	if err == io.EOF {
+		err = nil
 	}
-	return fmt.Errorf("%w: %v", errDamaged, err)
+	return errors.Join(err, f.Close())
 }
 
 func buckets(t *bbolt.Tx) (*tx, error) {
