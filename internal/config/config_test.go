@@ -372,6 +372,33 @@ func TestSystemSpool(t *testing.T) {
 	}
 }
 
+// TestNoPrivateSpool checks that mail stays out of a user's own spool where somebody may look for it in the system's.
+func TestNoPrivateSpool(t *testing.T) {
+	tests := []struct {
+		name string
+		edit func(t *testing.T, m *machine)
+	}{
+		{"there is a configuration", func(t *testing.T, m *machine) {
+			m.write(t, "/etc/postrider/postrider.toml", "relay = \"discard:\"\n")
+		}},
+		{"set-group-ID", func(_ *testing.T, m *machine) { m.setID = true }},
+		{"the system's spool cannot be seen", func(t *testing.T, m *machine) { m.write(t, "/var/spool", "no directory") }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := testMachine(t)
+			tt.edit(t, &m)
+			c, err := load("", m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := m.file("/var/spool/postrider"); c.Spool != want {
+				t.Errorf("spool is %s, want %s", c.Spool, want)
+			}
+		})
+	}
+}
+
 func TestLoad(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Log("as root every file can be read: that one may not be is not tested")

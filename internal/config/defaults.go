@@ -2,7 +2,9 @@ package config
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,9 +37,11 @@ func defaults() Config {
 // says where it goes; in a spool of one's own, where things are tried out, it goes to a Maildir inside the spool.
 func withoutFile(m machine) (*Config, error) {
 	c := defaults()
-	if err := c.complete(m); err != nil {
+	var err error
+	if c.Spool, err = m.spool(); err != nil {
 		return nil, &Error{File: m.file(Default()), Text: "does not exist, and " + err.Error()}
 	}
+	c.complete(m)
 	if c.Spool != m.file(systemSpool) {
 		t := newTransport("maildir", schemeNamed("maildir"))
 		t.Path = filepath.Join(c.Spool, "Maildir")
@@ -48,7 +52,7 @@ func withoutFile(m machine) (*Config, error) {
 }
 
 // complete fills in what the file did not say and the machine knows.
-func (c *Config) complete(m machine) (err error) {
+func (c *Config) complete(m machine) {
 	if c.Hostname == "" {
 		c.Hostname = m.fullName()
 	}
@@ -64,33 +68,38 @@ func (c *Config) complete(m machine) (err error) {
 		c.LocalDomains = slices.Compact(c.LocalDomains)
 	}
 	if c.Spool == "" {
-		c.Spool, err = m.spool()
+		c.Spool = m.file(systemSpool)
 	}
-	return err
 }
 
 // A machine is where defaults come from.
 type machine struct {
 	root     string // in front of /etc and /var; "" but in tests
 	euid     int
+	setID    bool // the program has rights that its caller has not
 	getenv   func(string) string
 	hostname func() (string, error)
 }
 
 func thisMachine() machine {
-	return machine{euid: os.Geteuid(), getenv: os.Getenv, hostname: os.Hostname}
+	return machine{
+		euid:   os.Geteuid(),
+		setID:  os.Getuid() != os.Geteuid() || os.Getgid() != os.Getegid(),
+		getenv: os.Getenv, hostname: os.Hostname,
+	}
 }
 
 func (m machine) file(path string) string { return m.root + path }
 
-// spool returns the system's spool for root and where there is one, else a place of the user's own (XDG Base Directory
-// Specification).
+// spool returns the spool of a machine without a configuration: the system's, or, where nothing is installed, a place of
+// the user's own (XDG Base Directory Specification). A program that is set-group-ID has been installed, and a spool that
+// cannot be seen may be there: mail in a place where no pass looks would be lost.
 func (m machine) spool() (string, error) {
 	system := m.file(systemSpool)
-	if m.euid == 0 {
+	if m.euid == 0 || m.setID {
 		return system, nil
 	}
-	if _, err := os.Stat(system); err == nil {
+	if _, err := os.Stat(system); !errors.Is(err, fs.ErrNotExist) {
 		return system, nil
 	}
 	// The specification tells to ignore relative paths.

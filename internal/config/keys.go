@@ -84,9 +84,7 @@ func parse(file string, data []byte, m machine) (*Config, error) {
 	if err := s.checkRoutes(); err != nil {
 		return nil, err
 	}
-	if err := s.complete(m); err != nil {
-		return nil, &Error{File: file, Text: err.Error()}
-	}
+	s.complete(m)
 	return &s.Config, nil
 }
 
