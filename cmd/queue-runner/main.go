@@ -167,8 +167,9 @@ func passOptions(c *cli.Context) (o options, err error) {
 	return o, nil
 }
 
-// deliverMail makes a pass, or passes until a signal ends the daemon.
-func deliverMail(file string, o options, stdout, stderr io.Writer) error {
+// deliverMail makes a pass, or passes until a signal ends the daemon. What ends it early is in the log as well as in the
+// error: nobody has the standard error of a pass that sendmail started.
+func deliverMail(file string, o options, stdout, stderr io.Writer) (err error) {
 	cfg, err := config.Load(file)
 	if err != nil {
 		return err
@@ -183,10 +184,15 @@ func deliverMail(file string, o options, stdout, stderr io.Writer) error {
 		trace = show.dialogue
 		stderr = io.Discard // else the log would be seen twice
 	}
-	log, err := openLog(cfg.Log, stderr)
+	log, onStderr, err := openLog(cfg.Log, stderr)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil && !onStderr {
+			log("the pass ended early: %v", err)
+		}
+	}()
 	if o.verbose {
 		log = show.alongside(log)
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"os/signal"
 	"syscall"
 	"time"
@@ -191,10 +190,4 @@ func (r *runner) run(ctx context.Context, s *spool.Spool) error {
 		return errors.Join(err, s.Abandon())
 	}
 	return s.End()
-}
-
-// isTerminal reports whether f is one.
-func isTerminal(f *os.File) bool {
-	st, err := f.Stat()
-	return err == nil && st.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull
 }
