@@ -131,6 +131,51 @@ A1B2C3D4E5K    2048 Sat Nov 21 22:00:00  jürgen@host.example.com
 	}
 }
 
+func TestVerboseText(t *testing.T) {
+	const want = `A1B2C3D4E5F    1234 Sat Nov 21 22:00:00  root@host.example.com
+                 (connect to mx.example.net[192.0.2.1]:25: Connection refused)
+                                         a@example.net
+                                           2 attempts, due Sat Nov 21 23:00:00
+
+		Total requests: 1
+`
+	got := printed(t, entries()[:1], &text{verbose: true})
+	if !strings.Contains(got, want) {
+		t.Errorf("listing differs (-want +got):\n%s", cmp.Diff(want, got))
+	}
+	if got := printed(t, entries()[4:], &text{verbose: true}); !strings.Contains(got, "g@example.net\n                                           0 attempts\n") {
+		t.Errorf("what has not been taken in is listed as\n%s", got)
+	}
+}
+
+// The manual has every option, and no others.
+func TestManual(t *testing.T) {
+	page, err := os.ReadFile("../../man/mailq.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^\.It Fl (.+)$`).FindAllStringSubmatch(string(page), -1) {
+		for form := range strings.SplitSeq(m[1], " , Fl ") {
+			name, _, _ := strings.Cut(form, " ")
+			listed[strings.TrimLeft(name, `-\&`)] = true
+		}
+	}
+	known := []string{"Ac", "Am", "qI", "qR", "qS"}
+	for _, f := range app(io.Discard).Flags {
+		known = append(known, f.Names()[0])
+	}
+	for _, name := range known {
+		if !listed[name] {
+			t.Errorf("mailq.1 has no .It Fl %s", name)
+		}
+		delete(listed, name)
+	}
+	for name := range listed {
+		t.Errorf("mailq.1 has .It Fl %s, which the program has not", name)
+	}
+}
+
 func TestTextOfOneAndNone(t *testing.T) {
 	if got := printed(t, nil, new(text)); got != "Mail queue is empty\n" {
 		t.Errorf("empty queue = %q", got)
@@ -307,6 +352,12 @@ func TestRun(t *testing.T) {
 		{"configuration directory", []string{"-C", dir}, 0, all, ""},
 		{"Sendmail's options", []string{"-Ac", "-v", "-C", file, "-Am"}, 0, all, ""},
 		{"as JSON", []string{"-jv", "-C", file}, 0, `"recipients": [{"address": "a@example.net", "next_attempt": 1795298401, "attempts": 0}]}` + "\n", ""},
+		{"some of it", []string{"-C", file, "--only-recipient", "A@EXAMPLE", "--only-sender", "root@"}, 0, all, ""},
+		{"some of it, as Sendmail says", []string{"-qRa@example", "-q!Sann", "-C" + file, "-q!Iabc"}, 0, all, ""},
+		{"none of it", []string{"-C", file, "-q!Ra@"}, 0, "No queued mail is like that\n", ""},
+		{"none of it, as JSON", []string{"-j", "-C", file, "-qIabc"}, 0, "", ""},
+		{"all of it, of which there is none", []string{"-C", empty, "-qRx"}, 0, "No queued mail is like that\n", ""},
+		{"a choice of Postfix", []string{"-qQ"}, 64, "", "-q"},
 		{"empty queue", []string{"-C", empty}, 0, "Mail queue is empty\n", ""},
 		{"empty queue as JSON", []string{"-j", "-C", empty}, 0, "", ""},
 		{"unknown option", []string{"-z"}, 64, "", "-z"},

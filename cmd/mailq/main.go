@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/postrider/postrider/internal/config"
@@ -73,25 +75,37 @@ func app(stdout io.Writer) *cli.App {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "C", Usage: "read the configuration from `FILE`", EnvVars: []string{"POSTRIDER_CONFIG"}},
 			&cli.BoolFlag{Name: "j", Usage: "one JSON object for each message, on a line of its own"},
-			&cli.BoolFlag{Name: "v", Usage: "ignored, for other programs' sake"},
+			&cli.BoolFlag{Name: "v", Usage: "say of each recipient how often he was tried, and when he is next"},
+			&cli.StringSliceFlag{Name: "only-id", Usage: "list messages with `TEXT` in their queue ID; also -qI"},
+			&cli.StringSliceFlag{Name: "only-sender", Usage: "list messages with `TEXT` in their sender; also -qS"},
+			&cli.StringSliceFlag{Name: "only-recipient", Usage: "list messages to recipients with `TEXT` in them; also -qR"},
 		},
+		// An address may have a comma.
+		DisableSliceFlagSeparator: true,
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return usageError{fmt.Errorf("unexpected argument %q", c.Args().First())}
 			}
-			return show(c.String("C"), c.Bool("j"), stdout)
+			only := spool.Selection{IDs: c.StringSlice("only-id"), Senders: c.StringSlice("only-sender"), Recipients: c.StringSlice("only-recipient")}
+			var l listing = &text{verbose: c.Bool("v"), some: !only.All()}
+			if c.Bool("j") {
+				l = jsonLines{}
+			}
+			return show(c.String("C"), only, l, stdout)
 		},
 	}
 }
 
 // canonical returns the arguments as the library wants them: Sendmail's -Ac and -Am, which choose between queues that
-// are one here, left out, and -Cfile in two.
+// are one here, left out, -Cfile in two, and Sendmail's ways to choose messages by the names they have here.
 func canonical(args []string) []string {
 	var out []string
 	for i, arg := range args {
 		switch {
-		case i == 0 || args[i-1] == "-C":
+		case i == 0 || takesNext(args[i-1]):
 			out = append(out, arg)
+		case choice(arg) != nil:
+			out = append(out, choice(arg)...)
 		case arg == "--":
 			return append(out, args[i:]...)
 		case arg == "-Ac" || arg == "-Am":
@@ -104,9 +118,32 @@ func canonical(args []string) []string {
 	return out
 }
 
-// show prints the queue of the configuration in file. That may also be the directory of the file: who comes from Postfix
-// names one.
-func show(file string, json bool, stdout io.Writer) error {
+// takesNext reports whether the value of an option is the next argument.
+func takesNext(arg string) bool {
+	return arg == "-C" || arg == "--only-id" || arg == "--only-sender" || arg == "--only-recipient"
+}
+
+// choices are Sendmail's, after -q or -q!.
+var choices = map[byte]string{'I': "--only-id", 'R': "--only-recipient", 'S': "--only-sender"}
+
+// choice returns what -qItext and its like are here; nil if arg is none.
+func choice(arg string) []string {
+	text, ok := strings.CutPrefix(arg, "-q")
+	not := strings.HasPrefix(text, "!")
+	text = strings.TrimPrefix(text, "!")
+	if !ok || text == "" || choices[text[0]] == "" {
+		return nil
+	}
+	name, text := choices[text[0]], text[1:]
+	if not {
+		text = "!" + text
+	}
+	return []string{name, text}
+}
+
+// show prints the queue of the configuration in file, or some of it. That may also be the directory of the file: who
+// comes from Postfix names one.
+func show(file string, only spool.Selection, l listing, stdout io.Writer) error {
 	if info, err := os.Stat(file); err == nil && info.IsDir() {
 		file = filepath.Join(file, filepath.Base(config.Default()))
 	}
@@ -114,9 +151,19 @@ func show(file string, json bool, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var l listing = new(text)
-	if json {
-		l = jsonLines{}
+	return printQueue(stdout, pick(spool.List(cfg.Spool), only), l)
+}
+
+// pick leaves out the messages that a selection does not pick: those that have no recipient it picks, or another sender
+// or ID.
+func pick(entries iter.Seq2[spool.Entry, error], only spool.Selection) iter.Seq2[spool.Entry, error] {
+	return func(yield func(spool.Entry, error) bool) {
+		for e, err := range entries {
+			wanted := err != nil || only.Message(e.ID, e.Sender) &&
+				slices.ContainsFunc(e.Recipients, func(r spool.EntryRecipient) bool { return only.Recipient(r.Path) })
+			if wanted && !yield(e, err) {
+				return
+			}
+		}
 	}
-	return printQueue(stdout, spool.List(cfg.Spool), l)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,9 @@ import (
 // text is the listing of Postfix's mailq, with Sendmail's line of the total before its own: monitoring plugins that
 // know only one of the two find theirs.
 type text struct {
+	verbose bool // tell attempts and when the next one is due
+	some    bool // not all of the queue is listed
+
 	messages int
 	octets   int64
 	second   int64 // that clock shows
@@ -54,11 +58,11 @@ func (t *text) appendEntry(b []byte, e *spool.Entry) []byte {
 	b = append(b, ' ')
 	b = appendSafe(b, senderOf(e))
 	b = append(b, '\n')
-	return appendRecipients(b, e.Recipients)
+	return t.appendRecipients(b, e.Recipients)
 }
 
 // appendRecipients writes a line for each recipient, with the reason before those that it holds back.
-func appendRecipients(b []byte, recipients []spool.EntryRecipient) []byte {
+func (t *text) appendRecipients(b []byte, recipients []spool.EntryRecipient) []byte {
 	shown := ""
 	for i := range recipients {
 		r := &recipients[i]
@@ -75,8 +79,26 @@ func appendRecipients(b []byte, recipients []spool.EntryRecipient) []byte {
 		b = appendPadded(b, indent)
 		b = appendSafe(b, r.Path.Address())
 		b = append(b, '\n')
+		if t.verbose {
+			b = t.appendSchedule(b, r)
+		}
 	}
 	return b
+}
+
+// appendSchedule writes how often a recipient has been tried, and when he is next.
+func (t *text) appendSchedule(b []byte, r *spool.EntryRecipient) []byte {
+	b = appendPadded(b, indent+2)
+	b = strconv.AppendInt(b, int64(r.Attempts), 10)
+	b = append(b, " attempts"...)
+	if r.Attempts == 1 {
+		b = b[:len(b)-1]
+	}
+	if !r.Next.IsZero() {
+		b = append(b, ", due "...)
+		b = append(b, bytes.TrimSpace(t.time(r.Next))...)
+	}
+	return append(b, '\n')
 }
 
 // reasonOf returns why a recipient waits, and who says so, unless the words name him.
@@ -88,7 +110,10 @@ func reasonOf(r *spool.EntryRecipient) string {
 }
 
 func (t *text) appendEnd(b []byte) []byte {
-	if t.messages == 0 {
+	switch {
+	case t.messages == 0 && t.some:
+		return append(b, "No queued mail is like that\n"...)
+	case t.messages == 0:
 		return append(b, "Mail queue is empty\n"...)
 	}
 	b = append(b, "\n\t\tTotal requests: "...)
