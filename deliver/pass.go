@@ -133,7 +133,11 @@ func (p *pass) look() error {
 	p.more = more
 	p.busy = nextBusy(p.busy, busy)
 	for _, t := range taken {
-		p.Logf("%s: uid=%d, from=%s, size=%d, nrcpt=%d (queued)", t.ID, t.Envelope.Submitter, t.Envelope.Sender, t.Size, len(t.Envelope.Recipients))
+		from := t.Envelope.Sender.String()
+		if was := t.Envelope.OriginalSender; !was.IsNull() {
+			from += ", orig_from=" + was.String()
+		}
+		p.Logf("%s: uid=%d, from=%s, size=%d, nrcpt=%d (queued)", t.ID, t.Envelope.Submitter, from, t.Size, len(t.Envelope.Recipients))
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ type Envelope struct {
 	Sender     Path
 	Recipients []Recipient
 
+	// OriginalSender is the sender as he was handed in, if another address took the place of his; otherwise null.
+	OriginalSender Path
 	// Submitter is the user ID of who handed the message in: of the process, never what the message says. -1 if unknown.
 	Submitter int
 	Return    Return // RET (RFC 3461 section 4.3)

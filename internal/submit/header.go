@@ -119,6 +119,14 @@ type field struct {
 	resent bool // the name starts with "Resent-"
 }
 
+// newField returns a field of ours.
+func newField(name, value string) field {
+	f := field{raw: []byte(name + ": " + value + "\r\n")}
+	f.value = f.raw[len(name)+1 : len(f.raw)-len("\r\n")]
+	f.name, f.resent = parseName([]byte(name))
+	return f
+}
+
 // isEmpty reports whether the field says nothing.
 func (f *field) isEmpty() bool { return len(bytes.TrimSpace(f.value)) == 0 }
 
@@ -136,6 +144,7 @@ const (
 	ccName
 	bccName
 	messageIDName
+	originalFromName
 	droppedName // what only somebody else may add: Return-Path (RFC 5321 section 4.4), or would be wrong: Content-Length
 )
 
@@ -171,6 +180,10 @@ func parseName(s []byte) (name fieldName, resent bool) {
 	case "received":
 		if !resent {
 			return receivedName, false
+		}
+	case "x-original-from":
+		if !resent {
+			return originalFromName, false
 		}
 	case "return-path", "content-length":
 		if !resent {

@@ -21,10 +21,11 @@ type mending struct {
 	host *Host
 	*Submission
 	header []byte
+	given  mail.Path // the sender, before he was rewritten
 
 	hops   int
 	resent bool                     // the message is sent once more: what we add is about that (RFC 5322 section 3.6.6)
-	has    [droppedName + 1][2]bool // by name, and by whether it is resent: the field is there and not empty
+	has    [droppedName + 1][2]bool // by name, and by whether it is resent: the field is there and says something
 	to     [2][]string              // values of To, Cc and Bcc, and of the same resent
 }
 
@@ -43,12 +44,20 @@ func (m *mending) survey() error {
 				m.to[resent] = append(m.to[resent], string(f.value))
 			}
 		}
-		m.has[f.name][resent] = m.has[f.name][resent] || !f.isEmpty()
+		m.has[f.name][resent] = m.has[f.name][resent] || m.says(f)
 	}
 	if m.hops > maxHops {
 		return Refuse(ExitData, mail.EnhancedCode{5, 4, 6}, "too many hops: %d Received fields, at most %d are allowed; the mail is in a loop (5.4.6)", m.hops, maxHops)
 	}
 	return nil
+}
+
+// says reports whether there is something in a field that no other need say in its place.
+func (m *mending) says(f field) bool {
+	if f.isEmpty() {
+		return false
+	}
+	return f.name != fromName || m.AsIs || hasAddress(f)
 }
 
 // address completes the envelope.
@@ -126,20 +135,6 @@ func (h *Host) qualify(p mail.Path) mail.Path {
 	return full
 }
 
-// sender qualifies the address of a sender, and replaces it if the host has another one for it.
-func (h *Host) sender(p mail.Path) mail.Path {
-	p = h.qualify(p)
-	to, ok := h.Rewrite[strings.ToLower(p.Address())]
-	if !ok || p.IsNull() {
-		return p
-	}
-	rewritten, err := mail.ParsePath(to)
-	if err != nil || rewritten.IsNull() {
-		return p
-	}
-	return rewritten
-}
-
 // writeHeader writes the header with what is missing added, what must go left out, and addresses completed. id is the
 // queue ID, which the Received field tells.
 func (m *mending) writeHeader(w *meter, id mail.ID) {
@@ -148,31 +143,36 @@ func (m *mending) writeHeader(w *meter, id mail.ID) {
 		m.writeMissing(w, id)
 	}
 	for f := range fields(m.header) {
-		switch f.name {
-		case bccName, droppedName:
-			continue
-		case dateName, messageIDName, fromName:
-			if !m.AsIs && f.isEmpty() {
-				continue // one of ours stands in its place
-			}
-		}
-		if convert := m.converter(f.name); convert != nil && !m.AsIs {
-			w.fieldWithAddresses(f, convert)
-		} else {
+		switch {
+		case f.name == bccName, f.name == droppedName:
+		case m.AsIs:
 			w.field(f.raw)
+		default:
+			m.writeField(w, f)
 		}
 	}
 }
 
-// converter returns what becomes of addresses in a field; nil if it has none that concern us.
-func (m *mending) converter(name fieldName) func(mail.Path) mail.Path {
-	switch name {
-	case fromName, senderName:
-		return m.host.sender
+// writeField writes a field with its addresses completed.
+func (m *mending) writeField(w *meter, f field) {
+	switch f.name {
+	case fromName:
+		if m.says(f) {
+			m.writeFrom(w, f)
+		} else if !f.resent && !f.isEmpty() && !m.has[originalFromName][0] {
+			w.field(append([]byte("X-Original-"), f.raw...))
+		}
+	case senderName:
+		w.fieldWithAddresses(f, m.host.Rewritten)
 	case toName, ccName, replyToName:
-		return m.host.qualify
+		w.fieldWithAddresses(f, m.host.qualify)
+	case dateName, messageIDName:
+		if m.says(f) {
+			w.field(f.raw) // else one of ours stands in its place
+		}
+	default:
+		w.field(f.raw)
 	}
-	return nil
 }
 
 // received is the trace of this step (RFC 5321 section 4.4). Who runs the machine looks for the user ID.
@@ -196,7 +196,7 @@ func (m *mending) writeMissing(w *meter, id mail.ID) {
 		w.field(fmt.Appendf(nil, "%sDate: %s\r\n", prefix, m.date()))
 	}
 	if !m.has[fromName][resent] {
-		w.field(fmt.Appendf(nil, "%sFrom: %s\r\n", prefix, m.author()))
+		m.writeAuthor(w, prefix)
 	}
 	if !m.has[messageIDName][resent] {
 		// The random part keeps apart machines that share a name.
@@ -204,18 +204,46 @@ func (m *mending) writeMissing(w *meter, id mail.ID) {
 	}
 }
 
-// author returns the mailbox for a From field that is missing.
-func (m *mending) author() string {
-	p, a := m.Sender, m.Author()
+// writeAuthor writes a From field that is missing. Of one that names nobody, the words are his name.
+func (m *mending) writeAuthor(w *meter, prefix string) {
+	p, a := m.given, m.Author()
 	if p.IsNull() {
 		if login, err := mail.ParsePath(a.Login); err == nil {
-			p = m.host.sender(login)
+			p = m.host.qualify(login)
 		}
 	}
-	if phrase := formatPhrase(a.Name); phrase != "" {
-		return phrase + " " + p.String()
+	for f := range fields(m.header) {
+		if name := nameIn(f.value); f.name == fromName && f.resent == (prefix != "") && formatPhrase(name) != "" {
+			a.Name = name
+		}
 	}
-	return p.Address()
+	mailbox := p.Address()
+	if phrase := formatPhrase(a.Name); phrase != "" {
+		mailbox = phrase + " " + p.String()
+	}
+	mailbox = foldWords(mailbox, len(prefix+"From: "))
+	m.writeFrom(w, newField(prefix+"From", mailbox))
+}
+
+// maxColumn is how long a line should be that we write ourselves (RFC 5322 section 2.1.1).
+const maxColumn = 78
+
+// foldWords folds a value of ours that starts at a column, where it has blanks.
+func foldWords(value string, column int) string {
+	var b strings.Builder
+	for i, word := range strings.Split(value, " ") {
+		if i > 0 && column+1+len(word) > maxColumn && word != "" {
+			b.WriteString("\r\n")
+			column = 0
+		}
+		if i > 0 {
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += len(word)
+	}
+	return b.String()
 }
 
 // maxName is how long a display name may be: encoded, it must still fit on one line. A longer one is none.

@@ -81,14 +81,23 @@ func (m *mending) reportHeader(now time.Time, id mail.ID, boundary string, statu
 		kind = "report; report-type=delivery-status"
 	}
 	return fmt.Sprintf(`Date: %s
-From: Mail Delivery <MAILER-DAEMON@%s>
+From: Mail Delivery %s
 To: %s
 Subject: Not sent: %s
 Message-ID: <%s.%08x@%s>
 Auto-Submitted: auto-replied
 MIME-Version: 1.0
 Content-Type: multipart/%s; boundary="%s"
-`, now.Format(time.RFC1123Z), m.host.Name, m.Sender, m.subject(), id, rand.Uint32(), m.host.Name, kind, boundary)
+`, now.Format(time.RFC1123Z), m.host.daemon(), m.Sender, m.subject(), id, rand.Uint32(), m.host.Name, kind, boundary)
+}
+
+// daemon returns the address that our reports come from.
+func (h *Host) daemon() mail.Path {
+	p, err := mail.ParsePath("MAILER-DAEMON@" + h.Name)
+	if err != nil {
+		return mail.NullSender
+	}
+	return h.Rewritten(p)
 }
 
 // subject returns that of the message if it can stand in another one as it is.

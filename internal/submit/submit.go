@@ -13,10 +13,18 @@ import (
 
 // A Host is what the mending needs to know of the machine.
 type Host struct {
-	Name    string            // in Received and Message-ID fields
-	Domain  string            // appended to bare addresses
-	Rewrite map[string]string // sender address to sender address, in envelope and header; keys in lower case
-	MaxSize int64             // of a message in wire form, in octets; 0 means no limit
+	Name   string   // in Received and Message-ID fields
+	Domain string   // appended to bare addresses, in lower case
+	Local  []string // domains of this host, likewise, besides Domain: "root" in Rewrite is root at any of them
+
+	// Rewrite has what takes the place of a sender, in envelope and header. Keys, in lower case, are an address, a name of
+	// this host, "@domain", or "@.domain" for it and all domains below; values are an address or "@domain", which keeps
+	// the local part.
+	Rewrite map[string]string
+	// ForceFrom is the address of every sender, whatever Rewrite says; "" for none.
+	ForceFrom string
+
+	MaxSize int64 // of a message in wire form, in octets; 0 means no limit
 }
 
 // A Submission is what a program hands in.
@@ -86,8 +94,10 @@ func (p *Pending) Abort() error {
 // Receive reads the content to its end, and writes the message into dir. The error is an *Error; then nothing is left in
 // dir but a report, if the sender is to be told, and some of the content may not have been read.
 func (h *Host) Receive(dir *drop.Dir, s Submission) (*Pending, error) {
-	s.Sender = h.sender(s.Sender)
-	m := mending{host: h, Submission: &s}
+	m := mending{host: h, Submission: &s, given: h.qualify(s.Sender)}
+	if s.Sender = h.Rewritten(m.given); s.Sender != m.given {
+		s.OriginalSender = m.given
+	}
 	p, err := m.receive(dir)
 	if err == nil || !s.Returns {
 		return p, err

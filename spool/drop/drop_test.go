@@ -40,7 +40,7 @@ func open(t testing.TB) *Dir {
 func full(t testing.TB) *mail.Envelope {
 	return &mail.Envelope{
 		Arrival: time.Date(2026, 11, 21, 22, 0, 0, 1000, time.UTC), Sender: parse(t, "ann@example.org"),
-		Submitter: 1000, Return: mail.ReturnHeaders, ID: "job+3D77", SMTPUTF8: true,
+		OriginalSender: parse(t, "ann@web1.invalid"), Submitter: 1000, Return: mail.ReturnHeaders, ID: "job+3D77", SMTPUTF8: true,
 		Settles: &mail.Settles{Of: "7QK2M0A9XZ4", Recipients: []int{0, 12}},
 		Recipients: []mail.Recipient{
 			{Path: parse(t, "bob@example.net"), Notify: mail.NotifyNever},

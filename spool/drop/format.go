@@ -30,6 +30,9 @@ func appendEnvelope(b []byte, env *mail.Envelope) []byte {
 	b = fmt.Appendf(b, "arrival: %s\n", env.Arrival.UTC().Format(time.RFC3339Nano))
 	b = fmt.Appendf(b, "submitter: %d\n", env.Submitter)
 	b = fmt.Appendf(b, "sender: %s\n", env.Sender)
+	if !env.OriginalSender.IsNull() {
+		b = fmt.Appendf(b, "original-sender: %s\n", env.OriginalSender)
+	}
 	if env.Return != mail.ReturnDefault {
 		b = fmt.Appendf(b, "return: %s\n", env.Return)
 	}
@@ -111,6 +114,8 @@ func parseField(env *mail.Envelope, key, value string) (err error) {
 		env.Submitter, err = strconv.Atoi(value)
 	case "sender":
 		env.Sender, err = parseBracketed(value)
+	case "original-sender":
+		env.OriginalSender, err = parseBracketed(value)
 	case "return":
 		env.Return, err = mail.ParseReturn(value)
 	case "envid":
