@@ -124,11 +124,18 @@ func (m *mending) notice(refusal *Error) string {
 		fmt.Fprintf(&b, "Your message of %s\nwas not accepted, and is being sent to nobody:\n\n", m.date())
 	}
 	if refusal == nil || len(m.Rejected) > 0 {
-		for _, err := range m.Rejected {
-			fmt.Fprintf(&b, "    %s\n", printable(err.Error()))
+		named := m.Rejected[:min(len(m.Rejected), enoughRejected)]
+		for _, err := range named {
+			fmt.Fprintf(&b, "    %s\n", shown(err.Error()))
+		}
+		if n := len(m.Rejected) - len(named); n > 0 {
+			fmt.Fprintf(&b, "    and %d more\n", n)
 		}
 	} else {
-		fmt.Fprintf(&b, "    %s\n", printable(refusal.Error()))
+		fmt.Fprintf(&b, "    %s\n", shown(refusal.Error()))
+	}
+	if n := len(m.Recipients) - enoughNamed; refusal != nil && n > 0 {
+		fmt.Fprintf(&b, "\nThe report below names %d of those it was for; there are %d more.\n", enoughNamed, n)
 	}
 	b.WriteString("\nMend this and send it again")
 	if refusal == nil {
@@ -138,27 +145,41 @@ func (m *mending) notice(refusal *Error) string {
 	return b.String()
 }
 
-// status says the same for programs (RFC 3464).
+// enoughNamed is how many recipients a report names: it must not be larger than what was refused.
+const enoughNamed = 100
+
+// status says the same for programs (RFC 3464). It names blind recipients, as a bounce does: it goes to whom they were
+// named by.
 func (m *mending) status(now time.Time, refusal *Error) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Reporting-MTA: dns; %s\nArrival-Date: %s\n", m.host.Name, m.date())
+	kind := "dns"
+	if !strings.Contains(m.host.Name, ".") {
+		kind = "x-local-hostname" // RFC 3464 section 2.2.2
+	}
+	fmt.Fprintf(&b, "Reporting-MTA: %s; %s\nArrival-Date: %s\n", kind, m.host.Name, m.date())
 	group := func(name, code, why string) {
 		fmt.Fprintf(&b, "\nFinal-Recipient: rfc822; %s\nAction: failed\nStatus: %s\nDiagnostic-Code: x-postrider; %s\nLast-Attempt-Date: %s\n",
-			printable(name), code, printable(why), now.Format(time.RFC1123Z))
+			shown(name), code, shown(why), now.Format(time.RFC1123Z))
 	}
-	for _, err := range m.Rejected {
+	for _, err := range m.Rejected[:min(len(m.Rejected), enoughRejected)] {
 		group(err.Item, "5.1.3", "not an address: "+err.Err.Error())
 	}
 	if refusal != nil {
-		for _, r := range m.Recipients {
+		for _, r := range m.Recipients[:min(len(m.Recipients), enoughNamed)] {
 			group(r.Path.Address(), refusal.Code.String(), refusal.Error())
 		}
 	}
 	return b.String()
 }
 
-// printable replaces what is not ASCII, or no character: the words may be a stranger's.
-func printable(s string) string {
+// maxShown is how much of a word a report shows, so that its lines stay below the limit of RFC 5322 section 2.1.1.
+const maxShown = 900
+
+// shown returns the beginning of s, with what is not ASCII, or no character, replaced: the words may be a stranger's.
+func shown(s string) string {
+	if len(s) > maxShown {
+		s = s[:maxShown] + "..."
+	}
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return '?'
@@ -170,16 +191,27 @@ func printable(s string) string {
 // maxExcerpt is how much of the header a report shows.
 const maxExcerpt = 16 << 10
 
-// excerpt returns the beginning of the header, without Bcc: a report may be read by others.
+// excerpt returns the beginning of the header, without Bcc, since a report may be read by others, and without fields
+// that have a line which no message should have.
 func (m *mending) excerpt() []byte {
 	var b []byte
 	for f := range fields(m.header) {
 		if len(b)+len(f.raw) > maxExcerpt {
 			break
 		}
-		if f.name != bccName {
+		if f.name != bccName && !hasLongLine(f.raw) {
 			b = append(b, f.raw...)
 		}
 	}
 	return b
+}
+
+// hasLongLine reports whether a line is longer than RFC 5322 section 2.1.1 allows.
+func hasLongLine(raw []byte) bool {
+	for line := range bytes.Lines(raw) {
+		if len(line) > 998+len("\r\n") {
+			return true
+		}
+	}
+	return false
 }

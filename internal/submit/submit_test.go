@@ -381,6 +381,64 @@ func TestReturns(t *testing.T) {
 	}
 }
 
+// A report is small, and has no long line, however much was refused.
+func TestReportIsSmall(t *testing.T) {
+	var many []string
+	for i := range 1000 {
+		many = append(many, fmt.Sprintf("u%d@x.example", i))
+	}
+	header := "X-Long: " + strings.Repeat("x", 2000) + "\nSubject: x\n\n"
+	for _, tt := range []struct {
+		name string
+		s    Submission
+		want []string
+	}{
+		{"addresses that are none", submission(t, header), []string{"    and 900 more\n"}},
+		{"too large for many", submission(t, header+strings.Repeat("x", 2000), many...), []string{"; there are 900 more.\n", "Final-Recipient: rfc822; u99@x.example\n"}},
+	} {
+		if len(tt.s.Recipients) == 0 {
+			for range 1000 {
+				long := &mail.AddressError{Item: strings.Repeat("a ", 50_000), Err: errors.New("blank in address")}
+				tt.s.Rejected = append(tt.s.Rejected, long)
+			}
+		}
+		path := t.TempDir()
+		dir, err := drop.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		tt.s.Returns = true
+		host := testHost
+		host.Name, host.MaxSize = "web1", 1000
+		if _, err := host.Receive(dir, tt.s); err == nil {
+			t.Fatalf("%s: accepted", tt.name)
+		}
+		left, err := os.ReadDir(path)
+		if err != nil || len(left) != 1 {
+			t.Fatal(left, err)
+		}
+		m, err := dir.Read(left[0].Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		b, err := io.ReadAll(io.NewSectionReader(m.Content, 0, m.Size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(b, []byte("\r\nFinal-Recipient: ")); n != 100 || m.Size > 300<<10 || m.LongestLine > 998 {
+			t.Errorf("%s: %d recipients are named in %d octets, with a line of %d", tt.name, n, m.Size, m.LongestLine)
+		}
+		text := strings.ReplaceAll(string(b), "\r\n", "\n")
+		for _, want := range append(tt.want, "\nReporting-MTA: x-local-hostname; web1\n", "\nSubject: x\n") {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: no %q in the report", tt.name, want)
+			}
+		}
+	}
+}
+
 // Whatever the header of a refused message holds, its report is in wire form, and its header is ours.
 func FuzzReturned(f *testing.F) {
 	f.Add("Subject: x\nBcc: secret@x\n\nhi", "a b")
