@@ -21,6 +21,7 @@ import (
 const (
 	exitUsage    = 64
 	exitDataErr  = 65
+	exitNoUser   = 67
 	exitTempfail = 75
 	exitNoPerm   = 77
 	exitConfig   = 78
@@ -55,6 +56,8 @@ func exitStatus(err error) int {
 		return exitConfig
 	case errors.As(err, &syntax):
 		return exitDataErr
+	case errors.Is(err, errNowhere):
+		return exitNoUser
 	case errors.Is(err, fs.ErrPermission):
 		return exitNoPerm
 	default:
@@ -109,6 +112,24 @@ func app(stdout, stderr io.Writer) *cli.App {
 					return err
 				}
 				return check(cfg, stdout)
+			},
+		}, {
+			Name:      "route",
+			Usage:     "say where mail for addresses would go, and send none",
+			ArgsUsage: "address ...",
+			Flags: []cli.Flag{configFlag, &cli.StringFlag{
+				Name: "sender", Usage: "whom the mail would come from, instead of whoever asks",
+			}},
+			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+			Action: func(c *cli.Context) error {
+				if c.NArg() == 0 {
+					return usageError{errors.New("route: name the addresses")}
+				}
+				cfg, err := config.Load(configFile(c))
+				if err != nil {
+					return err
+				}
+				return explain(cfg, c.String("sender"), c.Args().Slice(), stdout)
 			},
 		}, {
 			Name:         "newaliases",
