@@ -23,16 +23,24 @@ type Mailbox struct {
 //
 // The error, of type AddressErrors, names the items that are not addresses; the list has all the others nevertheless.
 func ParseAddressList(s string) ([]Mailbox, error) {
-	p := addressParser{s: s}
+	var list []Mailbox
+	err := EachAddress(s, func(m Mailbox) { list = append(list, m) })
+	return list, err
+}
+
+// EachAddress calls f with each address that ParseAddressList would return, and returns the same error. A list may have
+// millions.
+func EachAddress(s string, f func(Mailbox)) error {
+	p := addressParser{s: s, found: f}
 	p.reset()
 	for p.pos < len(s) {
 		p.step()
 	}
 	p.endItem()
 	if len(p.errs) == 0 {
-		return p.list, nil
+		return nil
 	}
-	return p.list, p.errs
+	return p.errs
 }
 
 // An AddressError says why something is not an address.
@@ -77,7 +85,7 @@ type addressParser struct {
 	s     string
 	pos   int
 	group bool // within a group
-	list  []Mailbox
+	found func(Mailbox)
 	errs  AddressErrors
 
 	addressItem
@@ -311,7 +319,7 @@ func (p *addressParser) reset() {
 // endItem concludes the item at a separator or at the end of the list.
 func (p *addressParser) endItem() {
 	if m, err := p.mailbox(); err == nil {
-		p.list = append(p.list, m)
+		p.found(m)
 	} else if err != errNoAddress && len(p.errs) < maxAddressErrors {
 		p.errs = append(p.errs, &AddressError{excerpt(p.s[p.start:p.pos]), err})
 	}

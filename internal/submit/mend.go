@@ -26,7 +26,7 @@ type mending struct {
 	hops   int
 	resent bool                     // the message is sent once more: what we add is about that (RFC 5322 section 3.6.6)
 	has    [droppedName + 1][2]bool // by name, and by whether it is resent: the field is there and says something
-	to     [2][]string              // values of To, Cc and Bcc, and of the same resent
+	to     [2][][]byte              // values of To, Cc and Bcc, and of the same resent
 }
 
 // survey goes through the header once.
@@ -41,7 +41,7 @@ func (m *mending) survey() error {
 			m.hops++
 		case toName, ccName, bccName:
 			if m.HeaderRecipients {
-				m.to[resent] = append(m.to[resent], string(f.value))
+				m.to[resent] = append(m.to[resent], f.value)
 			}
 		}
 		m.has[f.name][resent] = m.has[f.name][resent] || m.says(f)
@@ -67,7 +67,7 @@ func (m *mending) address() error {
 	seen := make(map[mail.Path]bool, len(given))
 	add := func(r mail.Recipient) {
 		r.Path = m.host.qualify(r.Path)
-		if key := fold(r.Path); !seen[key] {
+		if key := fold(r.Path); !seen[key] && len(m.Recipients) <= maxRecipients {
 			seen[key] = true
 			m.Recipients = append(m.Recipients, r)
 		}
@@ -80,16 +80,18 @@ func (m *mending) address() error {
 		values = m.to[1]
 	}
 	for _, value := range values {
-		list, err := mail.ParseAddressList(value)
+		err := mail.EachAddress(string(value), func(box mail.Mailbox) {
+			if !box.Path.IsNull() {
+				add(mail.Recipient{Path: box.Path, Notify: m.Notify})
+			}
+		})
 		var each mail.AddressErrors
 		if errors.As(err, &each) && len(m.Rejected) < enoughRejected {
 			m.Rejected = append(m.Rejected, each...)
 		}
-		for _, box := range list {
-			if !box.Path.IsNull() {
-				add(mail.Recipient{Path: box.Path, Notify: m.Notify})
-			}
-		}
+	}
+	if len(m.Recipients) > maxRecipients {
+		return Refuse(ExitData, mail.EnhancedCode{5, 5, 3}, "more than %d recipients", maxRecipients)
 	}
 	if len(m.Rejected) > 0 && (len(m.Recipients) == 0 || !m.Partly || !m.wantsReport()) {
 		return Refuse(ExitData, mail.EnhancedCode{5, 1, 3}, "not a recipient address: %w", m.Rejected)
@@ -102,6 +104,9 @@ func (m *mending) address() error {
 	}
 	return ErrNoRecipients
 }
+
+// maxRecipients is how many recipients a message may have: far above any mailing, and what fits into an envelope.
+const maxRecipients = 200_000
 
 // enoughRejected is how many recipients that are no addresses are worth naming.
 const enoughRejected = 100
@@ -285,17 +290,23 @@ func (m *meter) field(raw []byte) {
 
 // fieldWithAddresses writes a field with the addresses in it converted, and everything else as it is.
 func (m *meter) fieldWithAddresses(f field, convert func(mail.Path) mail.Path) {
-	value := string(f.value)
-	list, _ := mail.ParseAddressList(value) // what is no address stays as it is
-	name := f.raw[:len(f.raw)-len("\r\n")-len(value)]
-	out := append(make([]byte, 0, len(f.raw)+64), name...)
-	done := 0
-	for _, box := range list {
+	start := len(f.raw) - len("\r\n") - len(f.value)
+	done := 0 // octets of raw
+	// What is no address stays as it is.
+	_ = mail.EachAddress(string(f.value), func(box mail.Mailbox) {
 		if to := convert(box.Path); to != box.Path {
-			out = append(append(out, value[done:box.Start]...), to.Address()...)
-			done = box.End
+			m.fragment(f.raw[done : start+box.Start])
+			m.fragment([]byte(to.Address()))
+			done = start + box.End
 		}
+	})
+	m.fragment(f.raw[done:])
+}
+
+// fragment writes a part of a field that may begin and end within a line.
+func (m *meter) fragment(raw []byte) {
+	for line := range bytes.Lines(raw) {
+		whole, ends := bytes.CutSuffix(line, []byte("\r\n"))
+		m.piece(whole, ends)
 	}
-	out = append(append(out, value[done:]...), '\r', '\n')
-	m.field(out)
 }

@@ -67,23 +67,22 @@ func (m *mending) writeFrom(w *meter, f field) {
 // writeOriginal writes what a From field was whose addresses have been replaced. If that was done whatever they were,
 // answers go to the author nevertheless, provided that he can be reached there.
 func (m *mending) writeOriginal(w *meter, value string) {
-	list, _ := mail.ParseAddressList(value)
 	var authors []string
 	replaced := false
-	for _, box := range list {
+	_ = mail.EachAddress(value, func(box mail.Mailbox) { // what is no address, nobody could answer to
 		was := m.host.qualify(box.Path)
 		replaced = replaced || m.host.Rewritten(was) != was
-		if m.host.isRoutable(was) {
+		if m.host.ForceFrom != "" && m.host.isRoutable(was) {
 			authors = append(authors, strings.TrimSpace(box.Phrase+" "+was.String()))
 		}
-	}
+	})
 	if !replaced {
 		return
 	}
 	if !m.has[originalFromName][0] {
 		w.field([]byte("X-Original-From: " + strings.TrimLeft(value, " \t") + "\r\n"))
 	}
-	if m.host.ForceFrom != "" && len(authors) > 0 && !m.has[replyToName][0] {
+	if len(authors) > 0 && !m.has[replyToName][0] {
 		w.field([]byte("Reply-To: " + strings.Join(authors, ",\r\n ") + "\r\n"))
 	}
 }
@@ -105,8 +104,9 @@ func (h *Host) isRoutable(p mail.Path) bool {
 
 // hasAddress reports whether a From field has somebody in it.
 func hasAddress(f field) bool {
-	list, _ := mail.ParseAddressList(string(f.value))
-	return slices.ContainsFunc(list, func(box mail.Mailbox) bool { return !box.Path.IsNull() })
+	somebody := false
+	_ = mail.EachAddress(string(f.value), func(box mail.Mailbox) { somebody = somebody || !box.Path.IsNull() })
+	return somebody
 }
 
 // nameIn returns what may be the name in a From field without an address.

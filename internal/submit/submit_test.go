@@ -320,6 +320,8 @@ func TestRefusals(t *testing.T) {
 		{"no address in the header", "To: john doe, a@x\n\n", nil, header, testHost, ExitData, "5.1.3", `"john doe": blank in address`},
 		{"too many hops", hops + "\n", []string{"a@x"}, nil, testHost, ExitData, "5.4.6", "101 Received fields"},
 		{"header too long", "X: " + strings.Repeat("x", maxHeader), []string{"a@x"}, nil, testHost, ExitData, "5.6.0", "header is longer than 16777216 octets"},
+		{"header of short lines too long", strings.Repeat("X: 1\n", maxHeader/6+1), []string{"a@x"}, nil, testHost, ExitData, "5.6.0", "header is longer than 16777216 octets"},
+		{"too many recipients", manyRecipients(maxRecipients + 1), nil, header, testHost, ExitData, "5.5.3", "more than 200000 recipients"},
 		{"too large", "\n" + strings.Repeat("x", 500), []string{"a@x"}, nil, Host{Name: "h", Domain: "d", MaxSize: 500}, ExitUnavailable, "5.3.4", "larger than 500 octets"},
 		{"too large by its header", strings.Repeat("X: x\n", 100), []string{"a@x"}, nil, Host{Name: "h", Domain: "d", MaxSize: 500}, ExitUnavailable, "5.3.4", "larger than 500 octets"},
 		{"unreadable", "", []string{"a@x"}, func(s *Submission) { s.Content = failing{} }, testHost, ExitIO, "4.3.0", "cannot read message: torn"},
@@ -509,6 +511,15 @@ func TestSizeLimitIsExact(t *testing.T) {
 			t.Errorf("%d octets with a limit of %d: %v", len(content), limit, err)
 		}
 	}
+}
+
+// manyRecipients returns a header that names so many.
+func manyRecipients(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "To: u%d\n", i)
+	}
+	return b.String()
 }
 
 func TestHundredThousandRecipients(t *testing.T) {
