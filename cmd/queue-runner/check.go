@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -198,18 +201,50 @@ func tlsWords(t config.Transport) string {
 }
 
 func (r *report) rewriting() {
+	if r.cfg.ForceFrom != "" {
+		r.printf("\nEvery sender becomes %s.\n", r.cfg.ForceFrom)
+		return
+	}
 	if len(r.cfg.Rewrite) == 0 {
 		return
 	}
-	r.printf("\nSenders are rewritten:\n")
-	var froms []string
-	for from := range r.cfg.Rewrite {
-		froms = append(froms, from)
+	r.printf("\nSenders are rewritten as the first line that fits says:\n")
+	rules := slices.SortedFunc(maps.Keys(r.cfg.Rewrite), func(a, b string) int {
+		return cmp.Or(cmp.Compare(ruleRank(a), ruleRank(b)), cmp.Compare(a, b))
+	})
+	for _, from := range rules {
+		to := r.cfg.Rewrite[from]
+		if domain, ok := strings.CutPrefix(to, "@"); ok {
+			to = "the same at " + domain
+		}
+		r.printf("  %s becomes %s\n", rewrittenWords(from), to)
 	}
-	slices.Sort(froms)
-	for _, from := range froms {
-		r.printf("  %s becomes %s\n", from, r.cfg.Rewrite[from])
+}
+
+// ruleRank puts the rules of [rewrite] in the order in which they count.
+func ruleRank(from string) int {
+	switch {
+	case strings.HasPrefix(from, "@."):
+		return math.MaxInt - len(from)
+	case strings.HasPrefix(from, "@"):
+		return 2
+	case !strings.Contains(from, "@"):
+		return 1
 	}
+	return 0
+}
+
+func rewrittenWords(from string) string {
+	if domain, ok := strings.CutPrefix(from, "@."); ok {
+		return "anybody at " + domain + " and everything below"
+	}
+	if domain, ok := strings.CutPrefix(from, "@"); ok {
+		return "anybody at " + domain
+	}
+	if !strings.Contains(from, "@") {
+		return from + " at this host"
+	}
+	return from
 }
 
 func (r *report) retries() {

@@ -30,7 +30,7 @@ func (o *options) deliver(stdin *os.File) error {
 		return notQueued(err)
 	}
 	defer dir.Close() // nothing is written through it
-	host := submit.Host{Name: cfg.Hostname, Domain: cfg.Domain, Rewrite: cfg.Rewrite, MaxSize: cfg.MaxMessageSize}
+	host := submit.Host{Name: cfg.Hostname, Domain: cfg.Domain, Local: cfg.LocalDomains, Rewrite: cfg.Rewrite, ForceFrom: cfg.ForceFrom, MaxSize: cfg.MaxMessageSize}
 	pending, err := host.Receive(dir, s)
 	if err != nil {
 		return err

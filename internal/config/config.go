@@ -26,7 +26,12 @@ type Config struct {
 	Delivery       string   // what sendmail does after it has queued: DeliverBackground or DeliverQueue
 	Log            string   // LogAuto, LogStderr or LogSyslog
 
-	Rewrite    map[string]string // sender address to sender address, in envelope and header; keys in lower case
+	// ForceFrom is the address of every sender, in envelope and header; "" for none. Rewrite has what else takes the place
+	// of senders: keys, in lower case, are an address, a name of this host, "@domain", or "@.domain" for it and all below;
+	// values are an address or "@domain".
+	ForceFrom string
+	Rewrite   map[string]string
+
 	Retry      Retry
 	Transports map[string]Transport // by name
 	Routes     []Route              // the first that matches counts

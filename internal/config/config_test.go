@@ -47,8 +47,14 @@ max_message_size = "25MB"
 delivery         = "queue"
 log              = "syslog"
 
+force_from       = "Force@example.com"
+
 [rewrite]
 "Root@web1.example.com" = "alerts@Example.com"
+root = "root@example.org"
+"*@Web2.example.com" = "*@Example.com"
+"@.lan.example.com" = "@example.com"
+"@web3.example.com" = "web3@example.com"
 
 [retry]
 first    = "5m"
@@ -81,8 +87,12 @@ transport    = "nowhere"
 		LocalDomains:   []string{"localhost", "web1.example.com"},
 		Aliases:        "/srv/aliases",
 		MaxMessageSize: 25 << 20, Delivery: DeliverQueue, Log: LogSyslog,
-		Rewrite: map[string]string{"root@web1.example.com": "alerts@Example.com"},
-		Retry:   Retry{First: 5 * time.Minute, Factor: 1.5, MaxWait: 4 * time.Hour, Attempts: 20, Expire: 72 * time.Hour},
+		ForceFrom: "Force@example.com",
+		Rewrite: map[string]string{
+			"root@web1.example.com": "alerts@Example.com", "root": "root@example.org", "@web2.example.com": "@Example.com",
+			"@.lan.example.com": "@example.com", "@web3.example.com": "web3@example.com",
+		},
+		Retry: Retry{First: 5 * time.Minute, Factor: 1.5, MaxWait: 4 * time.Hour, Attempts: 20, Expire: 72 * time.Hour},
 		Transports: map[string]Transport{
 			"relay": {
 				Name: "relay", Scheme: "submission", Host: "smtp.example.com", Port: 587, User: "alerts@example.com",
@@ -180,7 +190,7 @@ func TestMistakes(t *testing.T) {
 		{"columns are characters", `log = "ü" x`, `1:11: expected newline but got U+0078 'x'`},
 
 		{"unknown key", "\nspol = \"/tmp\"", `2:1: unknown key "spol"; expected one of spool, hostname, domain, local_domains, aliases, relay, ` +
-			`password_file, max_message_size, delivery, log, rewrite, retry, transport, route`},
+			`password_file, max_message_size, delivery, log, force_from, rewrite, retry, transport, route`},
 		{"unknown key in a table", "[retry]\n  wait = \"1m\"", `2:3: unknown key "retry.wait"; expected one of first, factor, max_wait, attempts, expire`},
 		{"unknown key in a transport", "[transport.a]\nurl = \"discard:\"\nport = 25", `3:1: unknown key "transport.a.port"; expected one of url, concurrency, tls, password_file, ca_file, text`},
 		{"unknown key in a route", "[[route]]\nvia = \"a\"", `2:1: unknown key "route.via"; expected one of to, from, min_attempts, transport`},
@@ -214,11 +224,19 @@ func TestMistakes(t *testing.T) {
 		{"longest wait below the first", "[retry]\nfirst = \"1h\"\nmax_wait = \"30m\"", `3:12: retry: max_wait, 30m0s, is shorter than first, 1h0m0s`},
 		{"retry is no table", "retry = \"1h\"", `1:9: retry: found "1h", expected a table [retry]`},
 
-		{"rewrite of a domain", "[rewrite]\n\"example.com\" = \"a@b\"", `2:1: rewrite: found "example.com", expected an address in quotes`},
-		{"rewrite without quotes", "[rewrite]\nroot = \"a@b\"", `2:1: rewrite: found "root", expected an address in quotes`},
-		{"rewrite to a name", "[rewrite]\n\"root@a\" = \"ann\"", `2:12: rewrite: found "ann", expected an address such as "ann@example.com"`},
-		{"rewrite to two", "[rewrite]\n\"root@a\" = [\"a@b\"]", `2:1: rewrite: found a list, expected an address such as "ann@example.com"`},
-		{"rewrite in two cases", "[rewrite]\n\"root@a\" = \"a@b\"\n\"ROOT@a\" = \"c@d\"", `3:1: rewrite: "ROOT@a" stands here again; upper and lower case are the same`},
+		{"force_from without domain", "force_from = \"ann\"", `1:14: force_from: found "ann", expected an address such as "ann@example.com"`},
+		{"force_from in brackets", "force_from = \"<ann@a>\"", `1:14: force_from: found "<ann@a>", expected an address such as "ann@example.com"`},
+		{"rewrite of a domain", "[rewrite]\n\"example.com\" = \"a@b\"", `2:1: rewrite: found "example.com", expected an address, a name such as "root", or "@example.com" for a domain`},
+		{"rewrite of everybody", "[rewrite]\n\"*\" = \"a@b\"", `2:1: rewrite: found "*", expected an address, a name such as "root", or "@example.com" for a domain`},
+		{"rewrite of nobody", "[rewrite]\n\"\" = \"a@b\"", `2:1: rewrite: found "", expected an address, a name such as "root", or "@example.com" for a domain`},
+		{"rewrite of the null sender", "[rewrite]\n\"<>\" = \"a@b\"", `2:1: rewrite: found "<>", expected an address, a name such as "root", or "@example.com" for a domain`},
+		{"rewrite of part of a name", "[rewrite]\n\"cron-*@a\" = \"a@b\"", `2:1: rewrite: found "cron-*@a", expected an address, a name such as "root", or "@example.com" for a domain`},
+		{"rewrite of no domain", "[rewrite]\n\"@.\" = \"a@b\"", `2:1: rewrite: found "@.", expected an address, a name such as "root", or "@example.com" for a domain`},
+		{"rewrite to a name", "[rewrite]\n\"root@a\" = \"ann\"", `2:12: rewrite: found "ann", expected an address such as "ann@example.com", or "@example.com" to change the domain`},
+		{"rewrite to domains", "[rewrite]\n\"root@a\" = \"@.b\"", `2:12: rewrite: found "@.b", expected an address such as "ann@example.com", or "@example.com" to change the domain`},
+		{"rewrite to two", "[rewrite]\n\"root@a\" = [\"a@b\"]", `2:1: rewrite: found a list, expected an address such as "ann@example.com", or "@example.com" to change the domain`},
+		{"rewrite in two cases", "[rewrite]\n\"root@a\" = \"a@b\"\n\"ROOT@a\" = \"c@d\"", `3:1: rewrite: "ROOT@a" stands here again; upper and lower case are the same, and so are @ and *@`},
+		{"rewrite with and without asterisk", "[rewrite]\n\"@a\" = \"a@b\"\n\"*@a\" = \"c@d\"", `3:1: rewrite: "*@a" stands here again; upper and lower case are the same, and so are @ and *@`},
 
 		{"relay without scheme", "relay = \"mail.example.com\"", `1:9: relay: expected a URL, as in smtp://mail.example.com or submission://USER@mail.example.com`},
 		{"relay as host:port", "relay = \"mail.example.com:25\"", `1:9: relay: expected a URL that starts with one of smtp, submission, submissions, maildir, discard, fail and a colon`},

@@ -17,7 +17,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(`relay = "submission://ann@mail"` + "\npassword_file = \"/p\"\n[retry]\nfirst = \"1m\"\nattempts = 0x1F\nfactor = 1_0.5e0")
 	f.Add("[transport]\na.url = \"smtp://[fd00::1]:2525\"\na.tls = 'none'\n[[route]]\nto = [\".a\", \"b@c\"]\ntransport = \"a\"\n[[route]]\ntransport = \"a\"")
 	f.Add("route = [{transport = \"a\", from = []}]\ntransport = {a = {url = \"fail:\", text = \"\"\"\nno\"\"\"}}")
-	f.Add("[rewrite]\n\"root@a.b\" = \"c@d\"\n[transport.x]\nurl='maildir:/a/../b'\nconcurrency=1000")
+	f.Add("force_from=\"a@b\"\n[rewrite]\nroot=\"@b\"\n\"*@.a\"=\"*@b\"\n\"root@a.b\" = \"c@d\"\n[transport.x]\nurl='maildir:/a/../b'\nconcurrency=1000")
 	f.Add("max_message_size = \"1 GB\"\nspool = \"/\\u00e9\"\n\"log\" = \"stderr\" # x\r\n")
 	f.Add("a.b.c = 1\n[a.b]\n[[a]]\n[a.a.a]\nx = {y.z = 1, y = 2}\n" + strings.Repeat("[", 40))
 	m := testMachine(f)
@@ -81,7 +81,7 @@ func checkConfig(t *testing.T, c *Config) {
 		}
 	}
 	for from, to := range c.Rewrite {
-		check(strings.Contains(from, "@") && strings.Contains(to, "@") && from == strings.ToLower(from), "rewrite %q = %q", from, to)
+		check(from != "" && strings.Contains(to, "@") && from == strings.ToLower(from), "rewrite %q = %q", from, to)
 	}
 }
 
@@ -99,6 +99,7 @@ func encode(c *Config) string {
 	line("max_message_size", fmt.Sprint(c.MaxMessageSize))
 	line("delivery", basic(c.Delivery))
 	line("log", basic(c.Log))
+	line("force_from", basic(c.ForceFrom))
 	b.WriteString("[retry]\n")
 	line("first", basic(c.Retry.First.String()))
 	line("factor", fmt.Sprintf("%.17g", c.Retry.Factor))

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/postrider/postrider/internal/mail"
 )
 
 // A key is one line of the configuration language: its name, and how its value gets into a T. What set returns needs to
@@ -36,6 +38,7 @@ func settingsKeys() []key[settings] {
 		{"max_message_size", func(s *settings, v *node) error { return v.size(&s.MaxMessageSize) }},
 		{"delivery", func(s *settings, v *node) error { return v.word(&s.Delivery, DeliverBackground, DeliverQueue) }},
 		{"log", func(s *settings, v *node) error { return v.word(&s.Log, LogAuto, LogStderr, LogSyslog) }},
+		{"force_from", func(s *settings, v *node) error { return v.address(&s.ForceFrom) }},
 		{"rewrite", (*settings).readRewrite},
 		{"retry", (*settings).readRetry},
 		{"transport", (*settings).readTransports},
@@ -150,21 +153,38 @@ func (s *settings) readRewrite(v *node) error {
 		return err
 	}
 	for _, from := range v.keys {
-		old, err := address(from)
-		if err != nil {
-			return s.doc.errorAt(v.keyAt[from], "rewrite: found %s, expected an address in quotes", quote(from))
+		old, ok := rewritable(from)
+		if !ok {
+			return s.doc.errorAt(v.keyAt[from], `rewrite: found %s, expected an address, a name such as "root", or "@example.com" for a domain`, quote(from))
 		}
-		old = strings.ToLower(old)
 		if _, twice := s.Rewrite[old]; twice {
-			return s.doc.errorAt(v.keyAt[from], "rewrite: %s stands here again; upper and lower case are the same", quote(from))
+			return s.doc.errorAt(v.keyAt[from], "rewrite: %s stands here again; upper and lower case are the same, and so are @ and *@", quote(from))
 		}
 		var to string
-		if err := v.values[from].address(&to); err != nil {
+		if err := v.values[from].addressOrDomain(&to); err != nil {
 			return s.doc.mistake("rewrite", v.values[from], err)
 		}
 		s.Rewrite[old] = to
 	}
 	return nil
+}
+
+// rewritable returns what a key of [rewrite] stands for, as Config.Rewrite has it.
+func rewritable(s string) (key string, ok bool) {
+	s = strings.ToLower(s)
+	domain, isPattern := strings.CutPrefix(strings.TrimPrefix(s, "*"), "@")
+	if isPattern {
+		return "@" + domain, isDomain(strings.TrimPrefix(domain, "."))
+	}
+	if strings.Contains(s, "*") {
+		return "", false // it has no meaning, and would be thought to have one
+	}
+	if _, err := address(s); err == nil {
+		return s, true
+	}
+	// A name with a dot is likely to be meant as a domain.
+	p, err := mail.ParsePath(s)
+	return s, err == nil && p.Address() == s && s != "" && p.Domain() == "" && !strings.Contains(s, ".")
 }
 
 func (s *settings) readTransports(v *node) error {

@@ -141,6 +141,18 @@ func (n *node) address(to *string) error {
 	return nil
 }
 
+// addressOrDomain takes an address, or "@domain".
+func (n *node) addressOrDomain(to *string) error {
+	if domain, ok := strings.CutPrefix(strings.TrimPrefix(n.text, "*"), "@"); ok && n.kind == unstable.String && isDomain(domain) {
+		*to = "@" + domain
+		return nil
+	}
+	if n.address(to) != nil {
+		return n.want(`an address such as "ann@example.com", or "@example.com" to change the domain`)
+	}
+	return nil
+}
+
 var errNoAddress = errors.New("not local-part@domain")
 
 func address(s string) (string, error) {
