@@ -29,8 +29,13 @@ type options struct {
 
 	delivery byte   // as -od names it: b, i, q; 0 if not given
 	errors   byte   // as -oe names it: p, m, w, q, e
+	verbose  bool   // show how the message is delivered
 	config   string // the file that -C names; "" if none
-	every    time.Duration
+
+	queueRun   bool          // -q was given
+	every      time.Duration // how often it wants the queue to be run; 0 for once
+	only       []string      // what it picks, as options of queue-runner and mailq
+	background bool          // a daemon leaves the terminal
 }
 
 // mode is what sendmail does.
@@ -39,11 +44,13 @@ type mode uint8
 const (
 	deliverMessage mode = iota
 	listQueue
+	explainAddresses
 	runQueue
 	runDaemon
 	checkConfig
 	showVersion
 	checkAliases
+	showHelp
 	doNothing
 )
 
@@ -63,8 +70,10 @@ type option struct {
 	long  string
 	value valueKind
 	// set notes what the option asks for. nil: the option is known, and has no effect.
-	set func(o *options, value string) error
-	no  string // why the option is refused; "" if it is not
+	set  func(o *options, value string) error
+	arg  string // the name of its value, for the help
+	says string // what it does, for the help; "" if that is nothing
+	no   string // why the option is refused; "" if it is not
 }
 
 // table lists every option there is, by the letters that name it: one, or two that start with b or o, whose second letter
@@ -74,63 +83,63 @@ var table = []option{
 	{name: "A", value: needsValue},
 	{name: "B", value: needsValue}, // we look at the body ourselves
 	{name: "ba", no: "nobody speaks this protocol"},
-	{name: "bC", set: setMode(checkConfig)},
-	{name: "bD", no: noDaemon},
-	{name: "bd", no: noDaemon},
-	{name: "bH", set: setMode(doNothing)},
-	{name: "bh", set: setMode(doNothing)},
-	{name: "bi", set: setMode(checkAliases)}, // there is no database of aliases to be built
-	{name: "bl", no: noDaemon},
-	{name: "bm", set: setMode(deliverMessage)},
+	{name: "bC", set: setMode(checkConfig), says: "check the configuration"},
+	{name: "bD", set: setMode(runDaemon), says: "deliver as a daemon"},
+	{name: "bd", set: setDaemon, says: "the same, in the background"},
+	{name: "be", no: "there is nothing to expand"},
+	{name: "bH", set: setMode(doNothing), says: "print nothing"}, // what is known of hosts is about next hops, and mailq shows it
+	{name: "bh", set: setMode(doNothing), says: "print nothing"},
+	{name: "bi", set: setMode(checkAliases), says: "check the file of aliases"}, // there is no database of aliases to be built
+	{name: "bl", set: setDaemon, says: "the same"},
+	{name: "bm", set: setMode(deliverMessage), says: "accept a message from standard input; this is the default"},
 	{name: "bP", no: "mailq counts the queue"},
-	{name: "bp", set: setMode(listQueue)},
+	{name: "bp", set: setMode(listQueue), says: "list the queue"},
 	{name: "bS", no: "there is no batched SMTP"},
 	{name: "bs", no: "there is no SMTP on standard input"},
 	{name: "bt", no: "there is no address test mode"},
-	{name: "bv", no: "addresses cannot be verified"},
+	{name: "bv", set: setMode(explainAddresses), says: "say where mail for the recipients goes; send nothing"},
 	{name: "bz", no: "there is nothing to freeze"},
-	{name: "C", value: needsValue, set: func(o *options, v string) error { o.config = v; return nil }},
+	{name: "C", value: needsValue, set: func(o *options, v string) error { o.config = v; return nil }, arg: "file", says: "the configuration"},
 	{name: "c"},
 	{name: "D", value: needsValue},
-	{name: "d", value: attachedValue, set: setDebug},
+	{name: "d", value: attachedValue, set: setDebug, arg: "level", says: "0.1: print the version"},
 	{name: "E"},
-	{name: "e", value: needsValue, set: setErrors},
-	{name: "F", value: needsValue, set: setFullName},
-	{name: "f", value: needsValue, set: setSender},
-	{name: "G", set: func(o *options, _ string) error { o.asIs = true; return nil }},
+	{name: "e", value: needsValue, set: setErrors, arg: "mode", says: "the same as -oe"},
+	{name: "F", value: needsValue, set: setFullName, arg: "name", says: "full name of the sender, if there is no From"},
+	{name: "f", value: needsValue, set: setSender, arg: "sender", says: "address for reports, and for From if there is none"},
+	{name: "G", set: func(o *options, _ string) error { o.asIs = true; return nil }, says: "leave the header as it is"},
 	{name: "h", value: needsValue}, // hops are counted from the Received fields
-	{name: "I", set: setMode(checkAliases)},
-	{name: "i", set: setIgnoreDots},
+	{name: "I", set: setMode(checkAliases), says: "the same as -bi"},
+	{name: "i", set: setIgnoreDots, says: "a line of a dot does not end the message"},
 	{name: "L", value: needsValue},
 	{name: "M", value: needsValue},
 	{name: "m"},
-	{name: "N", value: needsValue, set: setNotify},
+	{name: "N", value: needsValue, set: setNotify, arg: "events", says: "when to report: never, or success,failure,delay"},
 	{name: "n"},
-	{name: "O", value: needsValue},
+	{name: "O", value: needsValue, arg: "name=value", says: "the same as -od, -oe, -oi or -ov, by name"},
 	{name: "oA"},
-	{name: "od", long: "DeliveryMode", set: setDelivery},
-	{name: "oe", long: "ErrorMode", set: setErrors},
-	{name: "oi", long: "IgnoreDots", set: setIgnoreDots},
+	{name: "od", long: "DeliveryMode", set: setDelivery, arg: "mode", says: "when to deliver: b at once, i and wait, q later"},
+	{name: "oe", long: "ErrorMode", set: setErrors, arg: "mode", says: "how to report errors: p print, m mail, w mail, e mail only, q not"},
+	{name: "oi", long: "IgnoreDots", set: setIgnoreDots, says: "the same as -i"},
 	{name: "om", long: "MeToo"},
 	{name: "oo", long: "OldStyleHeaders"},
 	{name: "oQ", long: "QueueDirectory"},
 	{name: "or", long: "Timeout"},
-	{name: "ov", long: "Verbose"},
+	{name: "ov", long: "Verbose", set: setVerbose, says: "the same as -v"},
 	{name: "p", value: needsValue},
-	{name: "q", value: attachedValue, set: setQueueRun},
-	{name: "R", value: needsValue, set: setReturn},
-	{name: "r", value: needsValue, set: setSender},
+	{name: "Q", value: attachedValue, no: "there is no quarantine"},
+	{name: "q", value: attachedValue, set: setQueueRun, arg: "time", says: "run the queue once, or every so often; I, R, S and text: only these IDs, recipients, senders"},
+	{name: "R", value: needsValue, set: setReturn, arg: "what", says: "what a report returns: full or hdrs"},
+	{name: "r", value: needsValue, set: setSender, arg: "sender", says: "the same as -f"},
 	{name: "s"},
 	{name: "T"},
-	{name: "t", set: func(o *options, _ string) error { o.headerRecipients = true; return nil }},
-	{name: "U", set: func(o *options, _ string) error { o.smtpUTF8 = true; return nil }},
-	{name: "V", value: needsValue, set: setEnvelopeID},
-	{name: "v"},
+	{name: "t", set: func(o *options, _ string) error { o.headerRecipients = true; return nil }, says: "take recipients from the header"},
+	{name: "U", set: func(o *options, _ string) error { o.smtpUTF8 = true; return nil }, says: "the message needs SMTPUTF8"},
+	{name: "V", value: needsValue, set: setEnvelopeID, arg: "id", says: "envelope ID, returned in reports"},
+	{name: "v", set: setVerbose, says: "deliver at once, and show how"},
 	{name: "X", value: needsValue},
 	{name: "x"},
 }
-
-const noDaemon = "what delivers in the background is queue-runner --daemon"
 
 // lookup returns the row with a name; nil if there is none.
 func lookup(name string) *option {
@@ -160,11 +169,19 @@ func parse(args []string) (options, error) {
 		return options{mode: listQueue, operands: args}, nil
 	case "newaliases":
 		return options{mode: checkAliases}, nil
+	case "hoststat", "purgestat":
+		return options{mode: doNothing}, nil
+	case "smtpd":
+		o.mode, o.background = runDaemon, true
 	}
 	var first error
 	for len(args) > 0 {
 		word := args[0]
 		args = args[1:]
+		if word == "--help" {
+			o.mode = showHelp
+			return o, nil
+		}
 		if word == "--" {
 			o.operands = append(o.operands, args...)
 			break
@@ -179,7 +196,7 @@ func parse(args []string) (options, error) {
 		}
 	}
 	if first == nil {
-		first = o.checkQueueRun()
+		first = o.conclude()
 	}
 	return o, first
 }
@@ -264,10 +281,23 @@ func setMode(m mode) func(*options, string) error {
 	return func(o *options, _ string) error { o.mode = m; return nil }
 }
 
-func setIgnoreDots(o *options, value string) error {
-	o.ignoreDots = value == "" || strings.IndexByte("TtYy1", value[0]) >= 0
+func setDaemon(o *options, _ string) error {
+	o.mode, o.background = runDaemon, true
 	return nil
 }
+
+func setIgnoreDots(o *options, value string) error {
+	o.ignoreDots = isYes(value)
+	return nil
+}
+
+func setVerbose(o *options, value string) error {
+	o.verbose = isYes(value)
+	return nil
+}
+
+// isYes reads a switch, which is on if it only is named.
+func isYes(value string) bool { return value == "" || strings.IndexByte("TtYy1", value[0]) >= 0 }
 
 func setErrors(o *options, value string) error {
 	if value != "" && strings.IndexByte("pmwqe", value[0]) >= 0 {
@@ -345,34 +375,77 @@ func setEnvelopeID(o *options, value string) error {
 
 // setQueueRun reads what follows -q: nothing, a time, or a choice of messages.
 func setQueueRun(o *options, value string) error {
-	o.mode = runQueue
+	o.queueRun = true
+	without := strings.HasPrefix(value, "!")
+	kind := strings.TrimPrefix(value, "!")
 	switch {
 	case value == "" || value == "f" || value == "p":
 		return nil
-	case strings.IndexByte("IRSQLG!", value[0]) >= 0:
-		o.mode = doNothing
-		return usage("option %q is not supported: a run takes the whole queue", "-q"+value)
+	case kind == "":
+		return o.refuse("option -q! needs I, R or S, and a text")
+	case strings.IndexByte("QLG", kind[0]) >= 0:
+		return o.refuse("option %q is not supported: there is one queue, and nothing in it is set apart", "-q"+value)
+	}
+	if option, ok := choices[kind[0]]; ok {
+		text := kind[1:]
+		if without {
+			text = "!" + text
+		}
+		o.only = append(o.only, option, text)
+		return nil
 	}
 	every, err := parseInterval(strings.TrimPrefix(value, "p"))
 	if err != nil {
-		o.mode = doNothing
-		return usage("option -q: %w", err)
+		return o.refuse("option -q: %w", err)
 	}
-	o.every, o.mode = every, runDaemon
+	o.every = every
 	return nil
 }
 
-// checkQueueRun takes the form that has the time in the next word, and refuses recipients.
-func (o *options) checkQueueRun() error {
-	if o.mode != runQueue || len(o.operands) == 0 {
-		return nil
+// choices are the ways to pick mail with -q, and what our other programs call them.
+var choices = map[byte]string{'I': "--only-id", 'R': "--only-recipient", 'S': "--only-sender"}
+
+// conclude makes of -q and -b together what is to be done.
+func (o *options) conclude() error {
+	if o.queueRun && o.mode == deliverMessage {
+		o.mode = runQueue
+		if len(o.operands) == 1 && !strings.Contains(o.operands[0], "@") {
+			// The value may be the next word.
+			if err := setQueueRun(o, o.operands[0]); err != nil {
+				return o.refuse("option -q takes no recipients, and %q is not a time like 30m", o.operands[0])
+			}
+			o.operands = nil
+		}
+		if o.every > 0 {
+			o.mode, o.background = runDaemon, true
+		}
 	}
-	if every, err := parseInterval(o.operands[0]); err == nil && len(o.operands) == 1 {
-		o.every, o.mode, o.operands = every, runDaemon, nil
+	switch o.mode {
+	case deliverMessage, listQueue:
 		return nil
+	case runQueue, runDaemon:
+		if len(o.operands) > 0 {
+			return o.refuse("what runs the queue takes no recipients")
+		}
+		if o.mode == runDaemon && len(o.only) > 0 {
+			return o.refuse("a daemon takes the whole queue; -qI, -qR and -qS are for one run")
+		}
+		return nil
+	case explainAddresses:
+		if len(o.operands) == 0 {
+			return o.refuse("option -bv needs addresses")
+		}
 	}
+	if o.queueRun {
+		return o.refuse("option -q goes with -bp, -bd and -bD only")
+	}
+	return nil
+}
+
+// refuse is for a command line that was not about a message, whatever it was about.
+func (o *options) refuse(format string, args ...any) error {
 	o.mode = doNothing
-	return usage("option -q takes no recipients")
+	return usage(format, args...)
 }
 
 // parseInterval reads a time as Sendmail writes it: numbers with the units w, d, h, m and s, or minutes without.

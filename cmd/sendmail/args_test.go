@@ -58,19 +58,29 @@ func TestParse(t *testing.T) {
 		{"configuration", []string{"-C", "file"}, options{config: "file"}},
 		{"deliver", []string{"-bm", "a@x"}, options{operands: []string{"a@x"}}},
 		{"queue", []string{"-bp"}, options{mode: listQueue}},
-		{"run the queue", []string{"-q"}, options{mode: runQueue}},
-		{"run it in the foreground", []string{"-qf"}, options{mode: runQueue}},
-		{"run it every half hour", []string{"-q30m"}, options{mode: runDaemon, every: 30 * time.Minute}},
-		{"two units", []string{"-q1h30m"}, options{mode: runDaemon, every: 90 * time.Minute}},
-		{"no unit", []string{"-q300"}, options{mode: runDaemon, every: 300 * time.Minute}},
-		{"persistent", []string{"-qp15m"}, options{mode: runDaemon, every: 15 * time.Minute}},
-		{"time apart", []string{"-q", "30m"}, options{mode: runDaemon, every: 30 * time.Minute}},
+		{"run the queue", []string{"-q"}, options{mode: runQueue, queueRun: true}},
+		{"run it in the foreground", []string{"-qf"}, options{mode: runQueue, queueRun: true}},
+		{"run it every half hour", []string{"-q30m"}, options{mode: runDaemon, queueRun: true, every: 30 * time.Minute, background: true}},
+		{"two units", []string{"-q1h30m"}, options{mode: runDaemon, queueRun: true, every: 90 * time.Minute, background: true}},
+		{"no unit", []string{"-q300"}, options{mode: runDaemon, queueRun: true, every: 300 * time.Minute, background: true}},
+		{"persistent", []string{"-qp15m"}, options{mode: runDaemon, queueRun: true, every: 15 * time.Minute, background: true}},
+		{"time apart", []string{"-q", "30m"}, options{mode: runDaemon, queueRun: true, every: 30 * time.Minute, background: true}},
+		{"run some of it", []string{"-qRExample.com", "-q!Sann@", "-qI0F"}, options{mode: runQueue, queueRun: true, only: []string{"--only-recipient", "Example.com", "--only-sender", "!ann@", "--only-id", "0F"}}},
+		{"choice apart", []string{"-q", "!Rx"}, options{mode: runQueue, queueRun: true, only: []string{"--only-recipient", "!x"}}},
+		{"list some of it", []string{"-bp", "-qRx"}, options{mode: listQueue, queueRun: true, only: []string{"--only-recipient", "x"}}},
+		{"list some of it, the other way round", []string{"-qRx", "-bp"}, options{mode: listQueue, queueRun: true, only: []string{"--only-recipient", "x"}}},
+		{"daemon", []string{"-bd", "-q30m"}, options{mode: runDaemon, queueRun: true, every: 30 * time.Minute, background: true}},
+		{"daemon in the foreground", []string{"-q30m", "-bD"}, options{mode: runDaemon, queueRun: true, every: 30 * time.Minute}},
+		{"explain", []string{"-bv", "-f", "me@x", "a@x"}, options{mode: explainAddresses, sender: "me@x", senderGiven: true, operands: []string{"a@x"}}},
+		{"verbose", []string{"-v"}, options{verbose: true}},
+		{"verbose by name", []string{"-O", "Verbose=true"}, options{verbose: true}},
+		{"help", []string{"-i", "--help"}, options{mode: showHelp, ignoreDots: true}},
 		{"aliases", []string{"-bi"}, options{mode: checkAliases}},
 		{"aliases, old", []string{"-I"}, options{mode: checkAliases}},
 		{"host status", []string{"-bh"}, options{mode: doNothing}},
 		{"configuration to be checked", []string{"-bC"}, options{mode: checkConfig}},
 		{"version", []string{"-d0.1"}, options{mode: showVersion}},
-		{"no effect", strings.Fields("-Ac -Am -A c -B8BITMIME -B 7BIT -c -D file -d -d4.2 -E -h 3 -L tag -Mxval -M x -m -n -om -oo -oA/file -or0s -ov -oQ/tmp -os -oT1h -o7 -O LogLevel=9 -O x -OTimeout.x=1 -p smtp:x -s -T -v -X file -X/tmp/f -x"), options{}},
+		{"no effect", strings.Fields("-Ac -Am -A c -B8BITMIME -B 7BIT -c -D file -d -d4.2 -E -h 3 -L tag -Mxval -M x -m -n -om -oo -oA/file -or0s -oQ/tmp -os -oT1h -o7 -O LogLevel=9 -O x -OTimeout.x=1 -p smtp:x -s -T -X file -X/tmp/f -x"), options{}},
 	} {
 		if tt.want.errors == 0 {
 			tt.want.errors = 'p'
@@ -84,7 +94,7 @@ func TestParse(t *testing.T) {
 
 func TestParseByName(t *testing.T) {
 	for name, want := range map[string]options{
-		"mailq": {mode: listQueue, operands: []string{"-v"}}, "/usr/bin/mailq": {mode: listQueue, operands: []string{"-v"}}, "newaliases": {mode: checkAliases},
+		"hoststat": {mode: doNothing}, "purgestat": {mode: doNothing}, "mailq": {mode: listQueue, operands: []string{"-v"}}, "/usr/bin/mailq": {mode: listQueue, operands: []string{"-v"}}, "newaliases": {mode: checkAliases},
 	} {
 		if got, err := parse([]string{name, "-v"}); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("as %s parse = %+v, %v; want %+v", name, got, err, want)
@@ -103,20 +113,16 @@ func TestParseRefuses(t *testing.T) {
 	}{
 		{[]string{"-Z"}, deliverMessage, `unknown option "-Z"`},
 		{[]string{"-iZ", "a@x"}, deliverMessage, `unknown option "-Z"`},
-		{[]string{"--help"}, deliverMessage, `unknown option "--help"`},
 		{[]string{"-J", "x"}, deliverMessage, `unknown option "-J"`},
 		{[]string{"-S"}, deliverMessage, `unknown option "-S"`},
-		{[]string{"-Q"}, deliverMessage, `unknown option "-Q"`},
+		{[]string{"-Q"}, doNothing, "-Q is not supported"},
 		{[]string{"-\xff"}, deliverMessage, `unknown option "-\xff"`},
 		{[]string{"-f"}, deliverMessage, "option -f needs a value"},
 		{[]string{"-itf"}, deliverMessage, "option -f needs a value"},
 		{[]string{"-b"}, deliverMessage, "option -b needs a value"},
-		{[]string{"-be"}, deliverMessage, `unknown option "-be"`},
+		{[]string{"-be"}, doNothing, "-be is not supported"},
 		{[]string{"-b\x1b"}, deliverMessage, `unknown option "-b\x1b"`},
-		{[]string{"-bd"}, doNothing, "option -bd is not supported: what delivers in the background is queue-runner --daemon"},
-		{[]string{"-bd", "-q30m"}, runDaemon, "-bd is not supported"},
 		{[]string{"-bs"}, doNothing, "-bs is not supported"},
-		{[]string{"-bv", "a@x"}, doNothing, "-bv is not supported"},
 		{[]string{"-bt", "-C/etc/shadow"}, doNothing, "-bt is not supported"},
 		{[]string{"-bP"}, doNothing, "-bP is not supported"},
 		{[]string{"-N", "always"}, deliverMessage, "option -N: "},
@@ -125,12 +131,19 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-f", "a@x\nBcc: b@x"}, deliverMessage, "not a sender address"},
 		{[]string{"-f", "-X/tmp/f"}, deliverMessage, "not a sender address"},
 		{[]string{"-F", "x\nBcc: b@x"}, deliverMessage, "control character in the name after -F"},
-		{[]string{"-q", "a@x"}, doNothing, "-q takes no recipients"},
+		{[]string{"-q", "a@x"}, doNothing, "what runs the queue takes no recipients"},
+		{[]string{"-q", "ann"}, doNothing, `option -q takes no recipients, and "ann" is not a time`},
+		{[]string{"-bd", "ann"}, doNothing, "what runs the queue takes no recipients"},
+		{[]string{"-q30m", "-qRann"}, doNothing, "a daemon takes the whole queue"},
+		{[]string{"-qQ"}, doNothing, `"-qQ" is not supported`},
+		{[]string{"-qGname"}, doNothing, `"-qGname" is not supported`},
+		{[]string{"-q!"}, doNothing, "option -q! needs I, R or S"},
+		{[]string{"-bv"}, doNothing, "option -bv needs addresses"},
+		{[]string{"-bv", "-q", "x"}, doNothing, "option -q goes with -bp, -bd and -bD only"},
 		{[]string{"-q30x"}, doNothing, `"30x" is not a time`},
 		{[]string{"-q0"}, doNothing, `"0" is not a time`},
 		{[]string{"-q99999999999999999999m"}, doNothing, "is not a time"},
-		{[]string{"-qSann"}, doNothing, `"-qSann" is not supported`},
-		{[]string{"-q!\x1b"}, doNothing, `"-q!\x1b" is not supported`},
+		{[]string{"-q!\x1b"}, doNothing, `"!\x1b" is not a time`},
 	} {
 		o, err := parse(append([]string{"sendmail"}, tt.args...))
 		var e *submit.Error
@@ -160,6 +173,9 @@ func TestManualListsOptions(t *testing.T) {
 			t.Errorf("sendmail.8 has no .It Fl %s", opt.name)
 		}
 		delete(listed, opt.name)
+	}
+	for _, form := range []string{"qG", "qL", "qQ", "-help"} { // of -q, and no option of getopt
+		delete(listed, form)
 	}
 	for name := range listed {
 		t.Errorf("sendmail.8 has .It Fl %s, which the table has not", name)

@@ -15,7 +15,7 @@ import (
 )
 
 // deliver takes a message from stdin. When it returns nil, the message is in the queue for good.
-func (o *options) deliver(stdin *os.File) error {
+func (o *options) deliver(stdin, stdout *os.File) error {
 	s, err := o.submission()
 	if err != nil {
 		return err
@@ -39,10 +39,11 @@ func (o *options) deliver(stdin *os.File) error {
 	// comes after the message is nothing to us, nor is an error in reading it.
 	_ = drain(stdin)
 	deafen()
-	if _, err := pending.Commit(); err != nil {
+	id, err := pending.Commit()
+	if err != nil {
 		return err
 	}
-	o.wake(cfg)
+	o.wake(cfg, id, stdout)
 	return nil
 }
 

@@ -8,8 +8,10 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/submit"
 )
 
@@ -20,7 +22,7 @@ func main() {
 
 // run does what the command line asks for, and returns the exit status. Nothing is written but one line about what went
 // wrong: callers take any output for a failure, or mix it into their own.
-func run(args []string, stdin *os.File, stdout, stderr io.Writer) (status int) {
+func run(args []string, stdin, stdout *os.File, stderr io.Writer) (status int) {
 	defer func() {
 		if v := recover(); v != nil {
 			fmt.Fprintf(stderr, "sendmail: internal error: %v\n", v)
@@ -60,26 +62,87 @@ func exitStatus(err error) int {
 	return submit.ExitTemporary
 }
 
-func (o *options) do(stdin *os.File, stdout io.Writer) error {
+func (o *options) do(stdin, stdout *os.File) error {
 	switch o.mode {
 	case listQueue:
-		return become("mailq", append(o.configArgs(), o.operands...)...)
+		return become("mailq", o.listing()...)
+	case explainAddresses:
+		return become("queue-runner", o.explanation()...)
 	case runQueue:
-		return become("queue-runner", o.configArgs()...)
+		return become("queue-runner", o.queueRunArgs()...)
 	case runDaemon:
-		return become("queue-runner", append(o.configArgs(), "--daemon", "--interval", o.every.String())...)
+		return o.runDaemon()
 	case checkAliases:
 		return become("queue-runner", append(o.configArgs(), "newaliases")...)
 	case checkConfig:
 		_, err := config.Load(o.configFile())
 		return err
+	case showHelp:
+		return help(stdout)
 	case showVersion:
 		_, err := fmt.Fprintln(stdout, "postrider", version())
 		return err
 	case doNothing:
 		return nil
 	}
-	return o.deliver(stdin)
+	return o.deliver(stdin, stdout)
+}
+
+// listing returns the arguments for mailq.
+func (o *options) listing() []string {
+	args := append(o.configArgs(), o.only...)
+	if o.verbose {
+		args = append(args, "-v")
+	}
+	return append(args, o.operands...)
+}
+
+// explanation returns the arguments that have queue-runner say where mail goes.
+func (o *options) explanation() []string {
+	args := append(o.configArgs(), "route")
+	if o.senderGiven {
+		sender := strings.TrimSpace(o.sender)
+		if sender == "" {
+			sender = "<>"
+		}
+		args = append(args, "--sender="+sender)
+	}
+	return append(append(args, "--"), o.operands...)
+}
+
+// queueRunArgs returns the arguments for one pass. A bare -q flushes the queue: that is what it is typed for.
+func (o *options) queueRunArgs() []string {
+	args := append(o.configArgs(), o.only...)
+	if len(o.only) == 0 {
+		args = append(args, "--now")
+	}
+	if o.verbose {
+		args = append(args, "--verbose")
+	}
+	return args
+}
+
+// runDaemon goes on as a daemon, or leaves one behind.
+func (o *options) runDaemon() error {
+	args := append(o.configArgs(), "--daemon")
+	if o.every > 0 {
+		args = append(args, "--interval", o.every.String())
+	}
+	if !o.background {
+		return become("queue-runner", args...)
+	}
+	// What can be wrong is seen now: a daemon in the background has nobody to tell.
+	cfg, err := config.Load(o.configFile())
+	if err != nil {
+		return err
+	}
+	if !mayDeliver(cfg) {
+		return submit.Refuse(submit.ExitNoPerm, mail.EnhancedCode{4, 7, 0}, "only root and the owner of %s deliver mail", cfg.Spool)
+	}
+	if _, err = start("queue-runner", nil, args...); err != nil {
+		return cannotRun("queue-runner", err)
+	}
+	return nil
 }
 
 func version() string {

@@ -121,8 +121,9 @@ func environment() []string {
 	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 }
 
-// start runs another program of ours in a session of its own, with nothing to read and nowhere to write to.
-func start(name string, args ...string) (*os.Process, error) {
+// start runs another program of ours in a session of its own, with nothing to read. What it writes goes to stdout, or
+// nowhere if that is nil.
+func start(name string, stdout *os.File, args ...string) (*os.Process, error) {
 	path, err := sibling(name)
 	if err != nil {
 		return nil, err
@@ -131,8 +132,11 @@ func start(name string, args ...string) (*os.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	if stdout == nil {
+		stdout = null
+	}
 	p, err := os.StartProcess(path, append([]string{name}, args...), &os.ProcAttr{
-		Env: environment(), Files: []*os.File{null, null, null}, Sys: &syscall.SysProcAttr{Setsid: true},
+		Env: environment(), Files: []*os.File{null, stdout, null}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	return p, errors.Join(err, null.Close())
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/submit"
 	"github.com/postrider/postrider/spool/drop"
 	"golang.org/x/sys/unix"
@@ -118,27 +119,60 @@ func syncDir(path string) error {
 
 // wake has what was queued delivered, as far as we may and are told to. Nothing depends on it: the message is queued, and
 // the next pass, whoever starts it, takes it along. So no error is worth telling.
-func (o *options) wake(cfg *config.Config) {
+func (o *options) wake(cfg *config.Config, id mail.ID, stdout *os.File) {
 	how := o.delivery
-	if how == 0 && cfg.Delivery == config.DeliverBackground {
+	switch {
+	case how == 0 && o.verbose:
+		how = 'i'
+	case how == 0 && cfg.Delivery == config.DeliverBackground:
 		how = 'b'
 	}
-	if how != 'b' && how != 'i' {
-		return
+	switch {
+	case how != 'b' && how != 'i':
+	case !mayDeliver(cfg):
+		if o.verbose {
+			fmt.Fprintf(stdout, "%s: queued; only root and the owner of %s see it delivered\n", id, cfg.Spool)
+		}
+	case how == 'b':
+		o.wakePass(cfg)
+	default:
+		o.deliverNow(id, stdout)
+	}
+}
+
+// mayDeliver reports whether a pass that we start could do anything.
+func mayDeliver(cfg *config.Config) bool {
+	if os.Geteuid() == 0 {
+		return true
 	}
 	owner, err := ownerOf(cfg.Spool)
-	if err != nil || os.Geteuid() != 0 && os.Geteuid() != owner {
+	return err == nil && os.Geteuid() == owner || errors.Is(err, fs.ErrNotExist) // whoever makes it owns it
+}
+
+// wakePass has the running pass, or a new one, take along whatever is due.
+func (o *options) wakePass(cfg *config.Config) {
+	owner, err := ownerOf(cfg.Spool)
+	if err != nil {
 		return
 	}
 	// The wake-up comes first: a pass that ends while we look will see it after it has let go of the lock.
 	if err := touch(filepath.Join(cfg.Spool, "wake"), owner); err != nil {
 		return
 	}
-	if how == 'b' && passRuns(filepath.Join(cfg.Spool, "lock")) {
-		return
+	if !passRuns(filepath.Join(cfg.Spool, "lock")) {
+		_, _ = start("queue-runner", nil, o.configArgs()...)
 	}
-	p, err := start("queue-runner", o.configArgs()...)
-	if err == nil && how == 'i' {
+}
+
+// deliverNow waits until one attempt has been made for each recipient of the message.
+func (o *options) deliverNow(id mail.ID, stdout *os.File) {
+	args := append(o.configArgs(), "--only-id", string(id), "--wait")
+	if !o.verbose {
+		stdout = nil
+	} else {
+		args = append(args, "--verbose")
+	}
+	if p, err := start("queue-runner", stdout, args...); err == nil {
 		await(p)
 	}
 }

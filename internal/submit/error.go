@@ -18,6 +18,7 @@ const (
 	ExitOS          = 71 // a process could not be started
 	ExitIO          = 74 // the message could not be read to its end
 	ExitTemporary   = 75 // the spool does not take the message now
+	ExitNoPerm      = 77 // it is not the caller's to do
 	ExitConfig      = 78 // the configuration is wrong
 )
 
