@@ -32,7 +32,7 @@ type explanation struct {
 // is given; what he is sent as is told if it is something else.
 func explain(cfg *config.Config, sender string, words []string, w io.Writer) error {
 	x := &explanation{
-		cfg: cfg, host: submit.Host{Name: cfg.Hostname, Domain: cfg.Domain, Local: cfg.LocalDomains, Rewrite: cfg.Rewrite},
+		cfg: cfg, host: submit.Host{Name: cfg.Hostname, Domain: cfg.Domain, Local: cfg.LocalDomains, Rewrite: cfg.Rewrite, ForceFrom: cfg.ForceFrom},
 		seen: map[mail.Path]bool{},
 	}
 	x.names = newLookup(cfg, func(format string, args ...any) { fmt.Fprintf(&x.to, "note: "+format+"\n", args...) })
