@@ -63,6 +63,19 @@ func TestInstallAndUninstall(t *testing.T) {
 	}
 }
 
+// TestPassesAreNotLimited checks that systemd does not give up on a unit that new mail starts: the usual limit is five
+// starts in ten seconds, after which the path unit fails and nothing wakes a pass any more.
+func TestPassesAreNotLimited(t *testing.T) {
+	unit, err := os.ReadFile("systemd/postrider.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	section, _, _ := strings.Cut(string(unit), "\n[Service]\n")
+	if !strings.Contains(section, "\nStartLimitIntervalSec=0\n") {
+		t.Errorf("[Unit] has no StartLimitIntervalSec=0:\n%s", section)
+	}
+}
+
 // tree lists the files and links below dir.
 func tree(t *testing.T, dir string) []string {
 	t.Helper()
