@@ -3,6 +3,7 @@ package dsn
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"flag"
 	"io"
 	"mime"
@@ -517,6 +518,12 @@ func TestErrorsReachTheCaller(t *testing.T) {
 	r.Original.Content = bytes.NewReader(nil)
 	if _, err := r.Compose(io.Discard); err == nil {
 		t.Error("no error for a message that is gone")
+	}
+	r = report(t, unknownUser())
+	r.Original, r.MaxOriginal = newOriginal(t, "Subject: x\n\n"+strings.Repeat("hello\n", maxHeader)), 1<<20
+	r.Original.Content = io.NewSectionReader(r.Original.Content, 0, r.Original.Size-1)
+	if _, err := r.Compose(io.Discard); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("Compose = %v for a message that has become shorter", err)
 	}
 }
 

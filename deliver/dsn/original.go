@@ -40,27 +40,36 @@ func readOriginal(r *Report) (*original, error) {
 	o := &original{header: wholeFields(header, limit)}
 	// A message is returned whole or not at all: a MIME part that is cut is worse than none.
 	if r.Action == mail.Failed && r.Original.Return != mail.ReturnHeaders && r.Original.Size <= limit {
-		if err := o.inspect(r.ID, o.content(r)); err != nil {
+		if err := o.inspect(r.ID, o.content(r), r.Original.Size); err != nil {
 			return nil, err
 		}
 		if o.whole = o.returnable(r); o.whole {
 			return o, nil
 		}
 	}
-	return o, o.inspect(r.ID, bytes.NewReader(o.header))
+	return o, o.inspect(r.ID, bytes.NewReader(o.header), int64(len(o.header)))
 }
 
-// inspect learns what must be known of the text that is returned. The boundary carries a hash of it, for no text
+// inspect learns what must be known of the text that is returned, which has so many octets. The boundary carries a hash of it, for no text
 // contains its own hash.
-func (o *original) inspect(id mail.ID, text io.Reader) error {
+func (o *original) inspect(id mail.ID, text io.Reader, size int64) error {
 	var seen facts
 	hash := sha256.New()
-	if _, err := io.Copy(io.MultiWriter(&seen, hash), text); err != nil {
+	if err := copyAll(io.MultiWriter(&seen, hash), text, size); err != nil {
 		return err
 	}
 	o.facts = seen.Facts
 	o.boundary = "=_" + string(id) + "_" + hex.EncodeToString(hash.Sum(nil)[:8])
 	return nil
+}
+
+// copyAll copies text that has so many octets. Less is an error: a message that ends early would pass for whole.
+func copyAll(w io.Writer, text io.Reader, size int64) error {
+	n, err := io.Copy(w, text)
+	if err == nil && n < size {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // returnable reports whether the whole message may stand in a part of the report. An encoding that would mend long
@@ -188,8 +197,7 @@ func (r *Report) returnWhole(top *message.Writer, o *original) error {
 		contentType = "message/global"
 	}
 	return part(top, contentType, nil, encodingOf(o.facts), "Your message", func(w io.Writer) error {
-		_, err := io.Copy(w, o.content(r))
-		return err
+		return copyAll(w, o.content(r), r.Original.Size)
 	})
 }
 

@@ -76,7 +76,8 @@ func write(f *os.File, m *mail.Message, n int, buf []byte) (uint64, error) {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%s %d\n", m.QueueID, n)
 	w := io.MultiWriter(f, sum)
-	r := &lineReader{r: io.NewSectionReader(m.Content, 0, m.Size)}
+	content := io.NewSectionReader(m.Content, 0, m.Size)
+	r := &lineReader{r: content}
 	used := copy(buf, "Return-Path: "+m.Sender.String()+"\nDelivered-To: "+m.Recipients[n].Path.Address()+"\n")
 	for {
 		got, err := r.Read(buf[used:])
@@ -84,6 +85,9 @@ func write(f *os.File, m *mail.Message, n int, buf []byte) (uint64, error) {
 			return 0, err
 		}
 		used = 0
+		if at, _ := content.Seek(0, io.SeekCurrent); err == io.EOF && at < m.Size {
+			err = io.ErrUnexpectedEOF // the file has become shorter: this is not the message
+		}
 		if err == io.EOF {
 			return binary.BigEndian.Uint64(sum.Sum(nil)), nil
 		}

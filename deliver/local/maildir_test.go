@@ -304,9 +304,15 @@ type brokenContent struct{}
 func (brokenContent) ReadAt([]byte, int64) (int, error) { return 0, unix.EIO }
 
 func TestUnreadableMessageLeavesNothing(t *testing.T) {
+	for name, content := range map[string]io.ReaderAt{"broken": brokenContent{}, "cut short": strings.NewReader(letter[:len(letter)-20])} {
+		t.Run(name, func(t *testing.T) { leavesNothing(t, content) })
+	}
+}
+
+func leavesNothing(t *testing.T, content io.ReaderAt) {
 	dir := filepath.Join(t.TempDir(), "Maildir")
 	m := newMessage(letter)
-	m.Content = brokenContent{}
+	m.Content = content
 	d := &Maildir{Dir: dir}
 	defer d.Close()
 	if r := d.Deliver(t.Context(), m, []int{0})[0]; r.Action != mail.Delayed || r.Scope != mail.OfMessage {
