@@ -33,7 +33,7 @@ func ParsePath(addr string) (Path, error) {
 		return Path{}, fmt.Errorf("address of %d octets; at most %d are allowed", len(addr), maxPath)
 	}
 	for i := range len(addr) {
-		if addr[i] < ' ' || addr[i] == 0x7f {
+		if addr[i] < ' ' || addr[i] == 0x7f || isC1(addr[i:]) {
 			return Path{}, ErrControl
 		}
 	}
@@ -42,6 +42,9 @@ func ParsePath(addr string) (Path, error) {
 	}
 	return Path{addr}, nil
 }
+
+// isC1 reports whether s begins with a control character beyond ASCII, U+0080 to U+009F, in UTF-8. Terminals obey some.
+func isC1(s string) bool { return len(s) > 1 && s[0] == 0xc2 && 0x80 <= s[1] && s[1] <= 0x9f }
 
 // split finds the last @ outside quotes. It refuses angle brackets and blanks outside quotes, which would end the
 // argument of MAIL or RCPT.
