@@ -91,8 +91,19 @@ func finishDir(tmp, path string, mode fs.FileMode, uid, gid int) error {
 	if err := os.Chmod(tmp, mode); err != nil {
 		return err
 	}
-	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
-	if errors.Is(err, fs.ErrExist) {
+	return moveDir(tmp, path, func(from, to string) error {
+		return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	})
+}
+
+// moveDir gives the new directory its name, unless somebody else was faster. noReplace is a rename that says so; not all
+// file systems have it, and then an empty directory, in which nobody has a message yet, may be replaced by another one.
+func moveDir(tmp, path string, noReplace func(from, to string) error) error {
+	err := noReplace(tmp, path)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		err = unix.Rename(tmp, path)
+	}
+	if errors.Is(err, fs.ErrExist) { // or not empty
 		return os.Remove(tmp)
 	}
 	if err != nil {
