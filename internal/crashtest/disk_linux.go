@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"time"
 	"unsafe"
@@ -47,7 +48,7 @@ type Disk struct {
 	dir   string // where it is mounted
 	image *os.File
 	saved []chunk // what Restore puts back
-	up    bool    // mounted
+	loop  string  // the device it is mounted from; "" if it is not
 }
 
 type chunk struct {
@@ -97,7 +98,6 @@ func (d *Disk) Mount() error {
 			break
 		}
 	}
-	d.up = err == nil
 	return err
 }
 
@@ -126,25 +126,63 @@ func (d *Disk) mount() error {
 	if err := unix.Mount(name, d.dir, d.fs.Type, 0, d.fs.Options); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", name, d.dir, err)
 	}
+	d.loop = name
 	return nil
 }
 
 // Unmount unmounts the disk; what was written before is on it, unless the power was cut.
 func (d *Disk) Unmount() error {
-	if !d.up {
+	if d.loop == "" {
 		return nil
 	}
-	err := unix.Unmount(d.dir, 0)
 	// The last file of a killed process is closed a moment after the process was waited for.
-	for deadline := time.Now().Add(10 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
-		err = unix.Unmount(d.dir, 0)
-	}
-	if err != nil {
+	busy := func(err error) bool { return errors.Is(err, unix.EBUSY) }
+	if err := patiently(busy, func() error { return unix.Unmount(d.dir, 0) }); err != nil {
 		return fmt.Errorf("unmount %s: %w", d.dir, err)
 	}
-	d.up = false
+	// It would be no power loss if the file system lived on in a copy of our mounts, and wrote to the image later.
+	held := func(err error) bool { return errors.Is(err, errHeld) }
+	if err := patiently(held, d.released); err != nil {
+		return fmt.Errorf("unmount %s: %w", d.dir, err)
+	}
+	d.loop = ""
 	return nil
+}
+
+// errHeld is the error for an image that a loop device still has.
+var errHeld = errors.New("the disk is still mounted in the mount namespace of another process; see OwnMounts")
+
+// released returns nil if the loop device has let go of the image.
+func (d *Disk) released() error {
+	loop, err := os.Open(d.loop)
+	if err != nil {
+		return err
+	}
+	defer loop.Close()
+	info, err := unix.IoctlLoopGetStatus64(int(loop.Fd()))
+	if errors.Is(err, unix.ENXIO) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(d.image.Fd()), &st); err != nil {
+		return err
+	}
+	if info.Inode == st.Ino && info.Device == st.Dev {
+		return errHeld
+	}
+	return nil
+}
+
+// patiently calls f again while its error is of the kind that passes by itself, for ten seconds at most.
+func patiently(passes func(error) bool, f func() error) error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if err := f(); err == nil || !passes(err) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // Reboot is what follows a power loss: the disk is unmounted and mounted again.
@@ -182,7 +220,7 @@ func (d *Disk) Save() error {
 
 // Restore brings the disk, which must not be mounted, back to the saved state.
 func (d *Disk) Restore() error {
-	if d.up {
+	if d.loop != "" {
 		return errors.New("restore of a mounted disk")
 	}
 	const flags = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
@@ -223,3 +261,29 @@ func cutPower(mount string) error {
 
 // Cut cuts the power now, with no program running.
 func (d *Disk) Cut() error { return cutPower(d.dir) }
+
+// OwnMounts gives the process a mount namespace of its own, by starting the program anew: what a Disk mounts there, no
+// other process gets a copy of, and it is gone when the process is. TestMain calls it first. Without the right to, it
+// does nothing; then there is nothing to mount either.
+func OwnMounts() error {
+	const mark = "CRASHTEST_OWN_MOUNTS"
+	if os.Getenv(mark) != "" || os.Geteuid() != 0 {
+		return nil
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	// The namespace is that of one thread; exec makes it the only one.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); errors.Is(err, unix.EPERM) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("unshare mounts: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	return unix.Exec(program, os.Args, append(os.Environ(), mark+"=1"))
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -152,7 +153,9 @@ func newStages(t *testing.T, p programs, sc scenario, n int, fs *FileSystem) []*
 
 // serve starts the server.
 func (st *stage) serve() (server *smtptest.Server, err error) {
-	err = unlessBusy(unix.EADDRINUSE, func() error {
+	// A child that another worker starts has our listeners until it has executed its program, which is not long.
+	busy := func(err error) bool { return errors.Is(err, unix.EADDRINUSE) }
+	err = patiently(busy, func() error {
 		server, err = smtptest.Start(smtptest.Options{Addr: st.address, Replies: map[string]string{
 			"RCPT TO:<later":   "451 4.2.0 later, please",
 			"RCPT TO:<refused": "550 5.1.1 there is nobody of this name",
@@ -160,18 +163,6 @@ func (st *stage) serve() (server *smtptest.Server, err error) {
 		return err
 	})
 	return server, err
-}
-
-// unlessBusy calls f until it returns another error than busy. A child that another worker starts has our locks and
-// listeners until it has executed its program, which is not long.
-func unlessBusy(busy error, f func() error) error {
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		if err := f(); !errors.Is(err, busy) || time.Now().After(deadline) {
-			return err
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 // submit fills the spool with real runs of sendmail.
@@ -230,51 +221,125 @@ func (p programs) pass(dir string, later time.Duration) Command {
 	return c
 }
 
-// buildAhead builds a queue-runner whose clock is fast by $LATER.
-func buildAhead(t *testing.T) string {
-	t.Helper()
-	return buildPatched(t, []patch{later}, "./cmd/queue-runner").queueRunner
-}
-
 // later makes the clock of a pass fast by $LATER, so that nobody has to wait for the next attempt.
-var later = patch{
-	file: "cmd/queue-runner/runner.go", old: "time.Now,", times: 2,
-	new: `func() time.Time { d, _ := time.ParseDuration(os.Getenv("LATER")); return time.Now().Add(d) },`,
+func later() []patch {
+	const runner = "cmd/queue-runner/runner.go"
+	return []patch{
+		{file: runner, old: "import (\n", new: "import (\n\tenvironment \"os\"\n"},
+		{file: runner, old: "time.Now,", times: 2,
+			new: `func() time.Time { d, _ := time.ParseDuration(environment.Getenv("LATER")); return time.Now().Add(d) },`},
+	}
 }
 
 // A pass with a fault, then passes without until nothing changes any more: whatever happened, every recipient has met
 // his fate in the end, once, and nobody had to clean up.
 func TestPass(t *testing.T) {
 	needTracer(t)
-	p := build(t, "./cmd/sendmail", "./cmd/queue-runner")
-	p.ahead = buildAhead(t)
+	p := shipped(t)
 	for _, sc := range scenarios() {
-		for i, h := range hazards() {
+		for i, h := range hazards()[:inProof(len(hazards()), 3)] {
 			t.Run(sc.name+"/"+h.String(), func(t *testing.T) {
+				stages := newStages(t, p, sc, workers(), h.fs)
 				var c counts
-				fired, findings := sweepPass(t, p, sc, h, Sweep{Step: passStep(i), Workers: workers()}, &c)
+				fired, findings := Sweep{Step: passStep(i), Workers: workers()}.Run(func(worker, at int) (bool, error) {
+					tr := &trial{stage: stages[worker], programs: p, counts: &c}
+					err := tr.run(Fault{At: at, Kind: h.kind(tr.ground)})
+					return tr.fired(), err
+				})
 				c.report(t, fired, findings)
 			})
 		}
 	}
 }
 
-// sweepPass sweeps over the calls of a pass.
-func sweepPass(t *testing.T, p programs, sc scenario, h hazard, s Sweep, c *counts) (fired int, findings []error) {
-	stages := newStages(t, p, sc, s.Workers, h.fs)
-	return s.Run(func(worker, at int) (bool, error) {
-		tr := &trial{stage: stages[worker], programs: p, counts: c}
-		err := tr.run(Fault{At: at, Kind: h.kind(tr.ground)})
-		return tr.fired(), err
-	})
+// A pass that is killed, or loses its power, and then the pass that was to recover from it too. Pairs of calls are drawn
+// at random, the same ones each time.
+func TestPassDisturbedTwice(t *testing.T) {
+	needTracer(t)
+	p := shipped(t)
+	all := scenarios()
+	sc := all[len(all)-1]
+	for _, h := range hazards()[:2] {
+		t.Run(h.String(), func(t *testing.T) {
+			stages := newStages(t, p, sc, workers(), h.fs)
+			undisturbed := &trial{stage: stages[0], programs: p, counts: &counts{}}
+			if err := undisturbed.run(Fault{}); err != nil {
+				t.Fatal(err)
+			}
+			calls := len(undisturbed.crashes[0].report.Calls)
+			var c counts
+			done, findings := Sweep{Workers: workers()}.Run(func(worker, n int) (bool, error) {
+				if n > inProof(1000, 10) {
+					return false, nil
+				}
+				random := rand.New(rand.NewPCG(2, uint64(n)))
+				tr := &trial{stage: stages[worker], programs: p, counts: &c}
+				kind := h.kind(tr.ground)
+				return true, tr.run(
+					Fault{At: 1 + random.IntN(calls), Kind: kind},
+					Fault{At: 1 + random.IntN(calls), Kind: kind},
+				)
+			})
+			c.report(t, done, findings)
+		})
+	}
+}
+
+// A pass that is killed right after something has become visible or durable, and then, at each of its calls, the pass
+// that is to recover from that.
+func TestRecoveryDisturbed(t *testing.T) {
+	needTracer(t)
+	p := shipped(t)
+	sc := scenario{"", []letter{{to: []string{"bob@smart.example", "erin@gone.example", "dave@down.example"}}}}
+	stages := newStages(t, p, sc, workers(), nil)
+	undisturbed := &trial{stage: stages[0], programs: p, counts: &counts{}}
+	if err := undisturbed.run(Fault{}); err != nil {
+		t.Fatal(err)
+	}
+	for i, first := range milestones(undisturbed.crashes[0].report.Calls) {
+		if i%inProof(1, 8) != 0 {
+			continue
+		}
+		t.Run(fmt.Sprint(first), func(t *testing.T) {
+			var c counts
+			fired, findings := Sweep{Step: inProof(3, 150), Workers: workers()}.Run(func(worker, at int) (bool, error) {
+				tr := &trial{stage: stages[worker], programs: p, counts: &c}
+				err := tr.run(Fault{At: first.after + 1, Kind: Kill()}, Fault{At: at, Kind: Kill()})
+				return tr.fired(), err
+			})
+			c.report(t, fired, findings)
+		})
+	}
+}
+
+// A milestone is a call of a pass that makes something visible to the next one.
+type milestone struct {
+	after int // its number
+	what  string
+}
+
+func (m milestone) String() string { return fmt.Sprintf("after %d, %s", m.after, m.what) }
+
+func milestones(calls []Call) []milestone {
+	var list []milestone
+	for i, c := range calls {
+		name := filepath.Base(c.Path)
+		switch {
+		case name == "wake" || name == "index.db.new":
+		case strings.HasPrefix(c.Name, "rename"), strings.HasPrefix(c.Name, "link"), strings.HasPrefix(c.Name, "unlink"),
+			c.Name == "fdatasync", c.Name == "fsync" && strings.HasSuffix(name, ".journal"):
+			list = append(list, milestone{i + 1, c.Name + " " + name})
+		}
+	}
+	return list
 }
 
 // passStep returns how many calls lie between the trials of hazard i: all are tried with the first three.
 func passStep(i int) int {
 	if i < 3 {
-		return inProof(1, 40)
+		return inProof(1, 60)
 	}
-	return inProof(7, 400)
+	return 7
 }
 
 // A trial is a pass with a fault, or several, and what follows.
@@ -328,6 +393,9 @@ func (tr *trial) disturb(f Fault) error {
 		return err
 	}
 	tr.crashes = append(tr.crashes, crash{f, r, server.Messages()})
+	if r.Fired {
+		tr.counts.add("passes disturbed", 1)
+	}
 	return tr.blackout()
 }
 
@@ -397,7 +465,7 @@ func (tr *trial) tidy() error {
 	for dir, allowed := range map[string]func(name string) bool{
 		".":     func(name string) bool { return slices.Contains(spoolNames, name) },
 		"drop":  func(string) bool { return false },
-		"bad":   func(string) bool { return false },
+		"bad":   func(string) bool { return tr.disk != nil }, // a report that was torn by a power loss before it was synced
 		"queue": func(name string) bool { return listed[strings.TrimSuffix(name, ".journal")] != nil },
 	} {
 		entries, err := os.ReadDir(filepath.Join(tr.dir, "spool", dir))
@@ -624,7 +692,9 @@ func (tr *trial) compareIndex(before *evidence) error {
 
 // acquire takes the spool and gives it back.
 func acquire(dir string, o spool.Options) error {
-	return unlessBusy(spool.ErrHeld, func() error {
+	// As with listeners, so with locks.
+	held := func(err error) bool { return errors.Is(err, spool.ErrHeld) }
+	return patiently(held, func() error {
 		s, err := spool.Acquire(dir, o)
 		if err != nil {
 			return err

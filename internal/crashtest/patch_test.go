@@ -21,14 +21,18 @@ type patch struct {
 func buildPatched(t *testing.T, patches []patch, packages ...string) programs {
 	t.Helper()
 	dir := t.TempDir()
-	overlay := filepath.Join(dir, "overlay.json")
-	if err := writeOverlay(overlay, patches); err != nil {
-		t.Fatal(err)
-	}
-	if err := buildInto(dir, moduleRoot, append([]string{"-overlay", overlay}, packages...)...); err != nil {
+	if err := buildPatchedInto(dir, patches, packages...); err != nil {
 		t.Fatal(err)
 	}
 	return programsIn(dir)
+}
+
+func buildPatchedInto(dir string, patches []patch, packages ...string) error {
+	overlay := filepath.Join(dir, "overlay.json")
+	if err := writeOverlay(overlay, patches); err != nil {
+		return err
+	}
+	return buildInto(dir, moduleRoot, append([]string{"-overlay", overlay}, packages...)...)
 }
 
 // writeOverlay writes what the option -overlay of go build wants, and the patched files beside it.

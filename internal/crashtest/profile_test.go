@@ -1,6 +1,7 @@
 package crashtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -94,14 +95,44 @@ type programs struct {
 	ahead       string // a queue-runner whose clock can be set; see later
 }
 
-// build builds packages of the module as they are shipped.
-func build(t *testing.T, packages ...string) programs {
+// shelf is the directory of the programs that all tests share.
+var shelf string
+
+func TestMain(m *testing.M) {
+	err := OwnMounts()
+	if err == nil {
+		shelf, err = os.MkdirTemp("", "crashtest")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := os.RemoveAll(shelf); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+// fillShelf builds the programs when the first test asks for them.
+var fillShelf = sync.OnceValue(func() error {
+	ahead := filepath.Join(shelf, "ahead")
+	return errors.Join(
+		buildInto(shelf, moduleRoot, "./cmd/sendmail", "./cmd/queue-runner"),
+		os.Mkdir(ahead, 0o700),
+		buildPatchedInto(ahead, later(), "./cmd/queue-runner"),
+	)
+})
+
+// shipped returns the programs as they are shipped.
+func shipped(t *testing.T) programs {
 	t.Helper()
-	dir := t.TempDir()
-	if err := buildInto(dir, moduleRoot, packages...); err != nil {
+	if err := fillShelf(); err != nil {
 		t.Fatal(err)
 	}
-	return programsIn(dir)
+	p := programsIn(shelf)
+	p.ahead = filepath.Join(shelf, "ahead/queue-runner")
+	return p
 }
 
 func programsIn(dir string) programs {

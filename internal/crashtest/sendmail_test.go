@@ -59,24 +59,26 @@ func submissions() []submission {
 // not even clean up, a message that nobody was promised.
 func TestSendmail(t *testing.T) {
 	needTracer(t)
-	p := build(t, "./cmd/sendmail")
+	p := shipped(t)
 	for _, s := range submissions()[:inProof(4, 1)] {
 		all := len(hazards())
 		if len(s.stdin) > 1<<20 {
 			all = 5 // slow, and the rest is known by then
 		}
 		for _, h := range hazards()[:inProof(all, 3)] {
-			t.Run(s.name+"/"+h.String(), func(t *testing.T) {
-				grounds := newGrounds(t, workers(), h.fs, prepareSpool)
-				var c counts
-				fired, findings := Sweep{Workers: workers()}.Run(func(worker, at int) (bool, error) {
-					g := grounds[worker]
-					return trySendmail(p, s, g, Fault{At: at, Kind: h.kind(g)}, &c)
-				})
-				c.report(t, fired, findings)
-			})
+			t.Run(s.name+"/"+h.String(), func(t *testing.T) { sweepSendmail(t, p, s, h) })
 		}
 	}
+}
+
+func sweepSendmail(t *testing.T, p programs, s submission, h hazard) {
+	grounds := newGrounds(t, workers(), h.fs, prepareSpool)
+	var c counts
+	fired, findings := Sweep{Workers: workers()}.Run(func(worker, at int) (bool, error) {
+		g := grounds[worker]
+		return trySendmail(p, s, g, Fault{At: at, Kind: h.kind(g)}, &c)
+	})
+	c.report(t, fired, findings)
 }
 
 // prepareSpool makes a spool without any message, and its configuration.
@@ -110,39 +112,43 @@ func trySendmail(p programs, s submission, g *ground, f Fault, c *counts) (bool,
 	if err != nil {
 		return r.Fired, err
 	}
+	err = honest(r, f)
+	if err == nil && f.Kind.what != powerLoss {
+		err = s.checkRefusal(g.dir, r, f)
+	}
+	if err != nil {
+		return r.Fired, fmt.Errorf("%s: %w", r.describe(f), err)
+	}
 	// The power goes after every trial: what an ignored error failed to save is seen in no other way.
 	if err := g.blackout(); err != nil {
 		return r.Fired, err
 	}
 	there, err := s.judge(g.dir)
-	if err != nil {
-		return r.Fired, fmt.Errorf("%s: %w", r.describe(f), err)
+	if err == nil && r.Succeeded() && there == 0 {
+		err = errors.New("accepted, and lost")
 	}
-	accepted := r.Succeeded()
+	if err != nil {
+		return r.Fired, fmt.Errorf("%s, then without power: %w", r.describe(f), err)
+	}
 	c.add("trials", 1)
-	if accepted {
+	if r.Succeeded() {
 		c.add("accepted", 1)
 	} else {
 		c.add("there though not accepted", there)
 	}
-	undone := r.Status.Exited() && f.Kind.what != persistentErrno
-	switch {
-	case accepted && there == 0:
-		err = errors.New("accepted, and lost")
-	case there > 1:
-		err = fmt.Errorf("%d messages", there)
-	case !accepted && there > 0 && undone:
-		err = errors.New("refused, and there nevertheless")
-	default:
-		err = honest(r, f)
-	}
-	if err != nil {
-		return r.Fired, fmt.Errorf("%s: %w", r.describe(f), err)
-	}
 	return r.Fired, nil
 }
 
-// judge returns how many complete messages are in drop/. It is an error if there is something else, or another message.
+// checkRefusal checks that nothing is there after a refusal, unless the program was killed or could not clean up.
+func (s submission) checkRefusal(dir string, r Report, f Fault) error {
+	there, err := s.judge(dir)
+	if err == nil && there > 0 && !r.Succeeded() && r.Status.Exited() && f.Kind.what != persistentErrno {
+		err = errors.New("refused, and there nevertheless")
+	}
+	return err
+}
+
+// judge returns whether the message is in drop/, 0 or 1. It is an error if there is something else, or more.
 func (s submission) judge(dir string) (int, error) {
 	d, err := drop.Open(filepath.Join(dir, "spool/drop"))
 	if err != nil {
@@ -167,6 +173,9 @@ func (s submission) judge(dir string) (int, error) {
 		default:
 			complete++
 		}
+	}
+	if complete > 1 {
+		return 0, fmt.Errorf("%d messages", complete)
 	}
 	return complete, nil
 }
