@@ -23,7 +23,7 @@ type clerk struct {
 func (k clerk) concludeAll(c spool.Claim, r mail.Result) event {
 	f, err := k.spool.Read(c.ID)
 	if err != nil {
-		return event{settlement: &spool.Settlement{Claim: c}, lines: []string{fmt.Sprintf("%s: %v; deferred", c.ID, err)}}
+		return unreadable(c, err)
 	}
 	defer f.Close()
 	results := make([]mail.Result, len(c.Recipients))
@@ -33,6 +33,16 @@ func (k clerk) concludeAll(c spool.Claim, r mail.Result) event {
 	return k.conclude(c, &f.Message, results)
 }
 
+// unreadable concludes an attempt at a message that cannot be read. It stays in the queue until somebody has seen to it.
+func unreadable(c spool.Claim, err error) event {
+	st := &spool.Settlement{Claim: c}
+	for _, r := range c.Recipients {
+		result := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "the message cannot be read: %v", err)
+		st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Result: result})
+	}
+	return event{settlement: st, lines: []string{fmt.Sprintf("%s: %v; deferred", c.ID, err)}}
+}
+
 // conclude makes of the results of an attempt a settlement, with the reports that it needs already durable, and the
 // lines for the log.
 func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) event {
@@ -40,7 +50,7 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 	st := &spool.Settlement{Claim: c}
 	for i, r := range c.Recipients {
 		result := results[i]
-		if result.Action == mail.Delayed && k.Retry.Expired(m.Arrival, now, r.Attempts) {
+		if k.Retry.givenUp(result, m.Arrival, now, r.Attempts) {
 			result.Action = mail.Failed
 		}
 		st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Result: result})

@@ -37,7 +37,6 @@ type Session interface {
 type Route struct {
 	Transport
 	Expander    Expander
-	Name        string // of the transport, for logs
 	Domain      string // for Open
 	Concurrency int    // sessions at once; 0 means DefaultConcurrency
 }
@@ -62,7 +61,7 @@ const DefaultConcurrency = 4
 // sessionLimit is how many sessions a pass has open at once, over all next hops.
 const sessionLimit = 64
 
-// Options are what a pass needs to know. All fields but Wake must be set.
+// Options are what a pass needs to know. All fields but Wake, Stay and Renew must be set.
 type Options struct {
 	// Resolve returns the way to a next hop that the spool's Router named. Its error is our own trouble: a route that is
 	// missing or wrong.
@@ -78,6 +77,8 @@ type Options struct {
 	// Stay makes the pass wait for more instead of ending when nothing is due. It looks around by itself at least once
 	// in so long; 0 means that it ends.
 	Stay time.Duration
+	// Renew ends the pass after so long, when sessions have finished what they are at; 0 means never.
+	Renew time.Duration
 }
 
 // Grace is how long a pass that is told to stop lets sessions finish the message they are at.

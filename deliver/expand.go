@@ -19,7 +19,9 @@ import (
 func (w *worker) expand(ctx context.Context, c spool.Claim) event {
 	f, err := w.spool.Read(c.ID)
 	if err != nil {
-		return event{hop: w.hop, settlement: &spool.Settlement{Claim: c}, lines: []string{fmt.Sprintf("%s: %v; deferred", c.ID, err)}}
+		e := unreadable(c, err)
+		e.hop = w.hop
+		return e
 	}
 	defer f.Close()
 	var onward []spool.Disposition
@@ -31,6 +33,9 @@ func (w *worker) expand(ctx context.Context, c spool.Claim) event {
 		if err == nil && !x.Found {
 			onward = append(onward, spool.Disposition{Recipient: r.Recipient, Untried: true, Expanded: true, Next: w.Now()})
 			continue
+		}
+		if err == nil && len(x.Targets) == 0 {
+			err = errors.New("nobody is left behind the alias")
 		}
 		if err == nil {
 			found = append(found, expanded{len(results), r.Recipient, x})

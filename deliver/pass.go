@@ -35,10 +35,11 @@ type pass struct {
 	sessions int // workers running
 	hops     map[string]*hopWork
 	retried  map[mail.ID]int // how often messages were given another session at once
-	soft     context.Context // done when the pass is told to stop
+	soft     context.Context // done when nothing more is to be begun
 	stopping bool
-	more     bool          // not all that was submitted has been taken in
-	busy     time.Duration // when to look again for a submission that was being written; 0 if there was none
+	overdue  map[string]mail.Result // next hops whose old mail is to be given up, and why
+	more     bool                   // not all that was submitted has been taken in
+	busy     time.Duration          // when to look again for a submission that was being written; 0 if there was none
 }
 
 // hopWork is what the pass knows of a next hop that has workers.
@@ -46,7 +47,6 @@ type hopWork struct {
 	route   Route
 	workers int
 	proven  bool // a session has been opened: more may be
-	more    bool // the last claim was full: there may be work for another session
 }
 
 // An event is what a worker tells the pass. It may be several things at once.
@@ -56,7 +56,9 @@ type event struct {
 	lines      []string     // for the log, once the settlement is committed
 	again      bool         // the session broke after it had been of use: another one may do better at once
 	opened     bool         // a session was opened
+	useful     bool         // and was of use, which ends whatever trouble there was
 	failure    *mail.Result // no session could be had, or the last one broke before it was of use
+	crowded    bool         // the next hop takes no further session beside those it has
 	wants      chan<- []spool.Claim
 	ended      bool
 }
@@ -67,7 +69,7 @@ const maxGroup = 500
 func newPass(s *spool.Spool, o Options) *pass {
 	return &pass{
 		clerk: clerk{&o, s}, events: make(chan event, maxGroup),
-		hops: map[string]*hopWork{}, retried: map[mail.ID]int{},
+		hops: map[string]*hopWork{}, retried: map[mail.ID]int{}, overdue: map[string]mail.Result{},
 	}
 }
 
@@ -75,56 +77,112 @@ func (p *pass) run(ctx context.Context) error {
 	// Sessions outlive ctx by the grace.
 	hard, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
-	stop := ctx.Done()
-	p.soft = ctx
+	soft, calm := context.WithCancel(ctx)
+	defer calm()
+	p.soft = soft
+	told, renew := ctx.Done(), p.renewal()
 	for {
-		if !p.stopping {
-			if err := p.look(); err != nil {
-				return p.abort(kill, err)
-			}
-		}
-		next, err := p.schedule(hard)
-		if err != nil {
-			return p.abort(kill, err)
-		}
-		if p.sessions == 0 && (p.stopping || p.Stay == 0 && !p.more && !p.busySoon() && !p.dueNow(next)) {
+		next, err := p.look(hard)
+		if err == nil && p.over(next) {
 			return nil
 		}
-		timer := time.NewTimer(p.pause(next))
-		select {
-		case e := <-p.events:
-			if err := p.commit(p.gather(e)); err != nil {
-				return p.abort(kill, err)
+		var timer *time.Timer
+		if err == nil {
+			timer = time.NewTimer(p.pause(next))
+			select {
+			case e := <-p.events:
+				err = p.commit(p.gather(e))
+			case <-p.Wake:
+			case <-timer.C:
+			case <-told:
+				told, p.stopping = nil, true
+				time.AfterFunc(Grace, kill)
+			case <-renew:
+				p.stopping = true
+				calm()
 			}
-		case <-p.Wake:
-			clear(p.retried)
-		case <-timer.C:
-			clear(p.retried)
-		case <-stop:
-			stop, p.stopping = nil, true
-			time.AfterFunc(Grace, kill)
+			timer.Stop()
 		}
-		timer.Stop()
+		if err != nil {
+			calm()
+			kill()
+			p.drain()
+			return err
+		}
+		if p.sessions == 0 {
+			clear(p.retried)
+		}
 	}
 }
 
-// abort ends the sessions after an error of the spool: what they send is lost, so they must send no more.
-func (p *pass) abort(kill func(), err error) error {
-	kill()
+// renewal returns the channel that says when the pass has gone on for long enough.
+func (p *pass) renewal() <-chan time.Time {
+	if p.Renew == 0 {
+		return nil
+	}
+	return time.After(p.Renew)
+}
+
+// over reports whether the pass has nothing left to do.
+func (p *pass) over(next time.Time) bool {
+	if p.sessions > 0 {
+		return false
+	}
+	return p.stopping || p.Stay == 0 && !p.more && !p.busySoon() && len(p.overdue) == 0 && !p.dueNow(next)
+}
+
+// drain waits for the sessions to end after an error of the spool. What servers have said by now is written where the
+// next pass will look for it.
+func (p *pass) drain() {
 	for p.sessions > 0 {
 		e := <-p.events
-		if e.wants != nil {
-			close(e.wants)
+		if e.settlement != nil {
+			p.salvage([]spool.Settlement{*e.settlement})
 		}
-		if e.ended {
-			p.sessions--
-		}
+		p.release(e)
 	}
-	return err
 }
 
-// look takes in what was submitted: some of it, so that delivery need not wait for the rest.
-func (p *pass) look() error {
+// salvage keeps results that the index was not told.
+func (p *pass) salvage(settlements []spool.Settlement) {
+	for _, st := range settlements {
+		if err := p.spool.Salvage(st); err != nil {
+			p.Logf("%s: results of an attempt are lost: %v", st.ID, err)
+		}
+	}
+}
+
+// release ends a worker's wait for more, and counts those who have ended.
+func (p *pass) release(e event) {
+	if e.wants != nil {
+		close(e.wants)
+	}
+	if !e.ended {
+		return
+	}
+	p.sessions--
+	w := p.hops[e.hop]
+	if w.workers--; w.workers == 0 {
+		delete(p.hops, e.hop)
+	}
+}
+
+// look sees what there is to do, and returns when something will be due that is not now.
+func (p *pass) look(hard context.Context) (next time.Time, err error) {
+	if p.stopping {
+		return time.Time{}, nil
+	}
+	if err := p.takeIn(); err != nil {
+		return next, err
+	}
+	if err := p.giveUpOverdue(); err != nil {
+		return next, err
+	}
+	return p.schedule(hard)
+}
+
+// takeIn takes in what was submitted: some of it, so that delivery need not wait for the rest.
+func (p *pass) takeIn() error {
 	p.spool.Woken()
 	taken, more, busy, err := p.spool.TakeIn()
 	if err != nil {
@@ -144,7 +202,7 @@ func (p *pass) look() error {
 
 // schedule starts workers for what is due, and returns when something will be due that is not now.
 func (p *pass) schedule(ctx context.Context) (next time.Time, err error) {
-	if p.stopping || p.sessions >= sessionLimit {
+	if p.sessions >= sessionLimit {
 		return time.Time{}, nil
 	}
 	due, next, err := p.spool.Due(p.Now())
@@ -176,28 +234,25 @@ func (p *pass) start(ctx context.Context, hop string) error {
 		w = &hopWork{route: route}
 		p.hops[hop] = w
 	}
-	if w.workers > 0 && (!w.proven || !w.more || w.workers >= w.route.Concurrency) {
+	if w.workers > 0 && (!w.proven || w.workers >= w.route.Concurrency) {
 		return nil
 	}
-	claims, err := p.claim(hop, w, w.proven)
+	claims, err := p.claim(hop, w.proven)
 	if err != nil || len(claims) == 0 {
 		return err
 	}
 	w.workers++
 	p.sessions++
-	go p.newWorker(hop, w.route, p.soft).run(ctx, claims)
+	go p.newWorker(hop, w).run(ctx, claims)
 	return nil
 }
 
-func (p *pass) claim(hop string, w *hopWork, proven bool) ([]spool.Claim, error) {
+func (p *pass) claim(hop string, proven bool) ([]spool.Claim, error) {
 	most := probeClaim
 	if proven {
 		most = sessionPart
 	}
-	claims, err := p.spool.Claim(hop, p.Now(), most, p.Retry.Wait)
-	// A claim may end early at a message with very many recipients: then the worker's next question finds the rest.
-	w.more = len(claims) == most
-	return claims, err
+	return p.spool.Claim(hop, p.Now(), most, p.Retry.Wait)
 }
 
 // dueNow reports whether something is due that no worker has: then the pass is not over.
@@ -205,7 +260,7 @@ func (p *pass) dueNow(next time.Time) bool { return !next.IsZero() && !next.Afte
 
 // pause returns how long to wait for events at most.
 func (p *pass) pause(next time.Time) time.Duration {
-	if p.more {
+	if p.more || len(p.overdue) > 0 {
 		return 0
 	}
 	if p.busy > 0 {
@@ -248,8 +303,23 @@ func (p *pass) gather(first event) []event {
 
 // commit writes what a group of events says to the spool, and then answers them.
 func (p *pass) commit(group []event) error {
-	var settlements []spool.Settlement
-	var hops []spool.HopState
+	settlements, hops, err := p.sum(group)
+	if err == nil && len(settlements)+len(hops) > 0 {
+		err = p.spool.Settle(settlements, hops)
+	}
+	if err == nil {
+		return p.account(group)
+	}
+	p.salvage(settlements)
+	for _, e := range group {
+		p.release(e)
+	}
+	return err
+}
+
+// sum returns what a group of events says of messages and of next hops.
+func (p *pass) sum(group []event) (settlements []spool.Settlement, hops []spool.HopState, err error) {
+	seen := map[string]bool{}
 	for _, e := range group {
 		if e.again && p.retried[e.settlement.ID] < maxRetries {
 			p.retried[e.settlement.ID]++
@@ -258,25 +328,20 @@ func (p *pass) commit(group []event) error {
 		if e.settlement != nil {
 			settlements = append(settlements, *e.settlement)
 		}
-		switch {
-		case e.opened:
+		if e.useful {
 			hops = append(hops, spool.HopState{Hop: e.hop})
-		case e.failure != nil:
-			state, err := p.troubled(e)
-			if err != nil {
-				return err
-			}
-			if state != nil {
-				hops = append(hops, *state)
-			}
+		}
+		// Sessions that fail together are one failure.
+		if e.failure == nil || seen[e.hop] || err != nil {
+			continue
+		}
+		seen[e.hop] = true
+		var state *spool.HopState
+		if state, err = p.troubled(e); state != nil {
+			hops = append(hops, *state)
 		}
 	}
-	if len(settlements)+len(hops) > 0 {
-		if err := p.spool.Settle(settlements, hops); err != nil {
-			return errors.Join(err, p.account(group, false))
-		}
-	}
-	return p.account(group, true)
+	return settlements, hops, err
 }
 
 // maxRetries is how often a message gets another session at once after one broke on it. A server that limits what it
@@ -294,42 +359,34 @@ func (p *pass) tryAgain(st *spool.Settlement) {
 }
 
 // account does what follows a commit: log lines, new claims, the number of workers.
-func (p *pass) account(group []event, committed bool) error {
+func (p *pass) account(group []event) error {
 	var errs []error
 	for _, e := range group {
-		if committed {
-			for _, line := range e.lines {
-				p.Logf("%s", line)
-			}
-			if e.opened {
-				p.hops[e.hop].proven = true
-			}
-			if e.failure != nil {
-				errs = append(errs, p.giveUpOverdue(e))
-			}
+		for _, line := range e.lines {
+			p.Logf("%s", line)
 		}
-		if e.wants != nil {
-			errs = append(errs, p.answer(e, committed))
+		w := p.hops[e.hop]
+		if e.opened {
+			w.proven = true
 		}
-		if e.ended {
-			p.sessions--
-			w := p.hops[e.hop]
-			if w.workers--; w.workers == 0 {
-				delete(p.hops, e.hop)
-			}
+		if e.crowded {
+			w.route.Concurrency = max(w.workers-1, 1)
 		}
+		if e.failure != nil && e.failure.Scope != mail.OfUs {
+			p.overdue[e.hop] = *e.failure
+		}
+		if e.wants != nil && !p.stopping {
+			errs = append(errs, p.answer(e))
+		}
+		p.release(e)
 	}
 	return errors.Join(errs...)
 }
 
-// answer gives a worker more to do, or nothing, which ends it.
-func (p *pass) answer(e event, committed bool) error {
-	defer close(e.wants)
-	if p.stopping || !committed {
-		return nil
-	}
-	claims, err := p.claim(e.hop, p.hops[e.hop], true)
-	if len(claims) > 0 && err == nil {
+// answer gives a worker more to do.
+func (p *pass) answer(e event) error {
+	claims, err := p.claim(e.hop, true)
+	if len(claims) > 0 {
 		e.wants <- claims
 	}
 	return err
@@ -337,41 +394,47 @@ func (p *pass) answer(e event, committed bool) error {
 
 // troubled returns the state of a next hop that took no session; nil if that is known already from another worker.
 func (p *pass) troubled(e event) (*spool.HopState, error) {
-	failures, until, err := p.spool.HopTrouble(e.hop)
-	if err != nil || until.After(p.Now()) {
+	known, err := p.spool.HopTrouble(e.hop)
+	if err != nil || known.Until.After(p.Now()) {
 		return nil, err
 	}
-	wait := p.Retry.HopWait(failures + 1)
+	wait := p.Retry.HopWait(known.Failures + 1)
 	p.Logf("next hop %s: %s; not tried again for %s", e.hop, e.failure.Reply, wait)
 	return &spool.HopState{Hop: e.hop, Until: p.Now().Add(wait), Last: *e.failure}, nil
 }
 
-// giveUpOverdue bounces what has waited too long for a next hop in trouble. What is tried itself expires where its
-// result is judged.
-func (p *pass) giveUpOverdue(e event) error {
-	failures, _, err := p.spool.HopTrouble(e.hop)
-	if err != nil || failures < expireAttempts {
-		return err
-	}
-	result := *e.failure
-	result.Action = mail.Failed
-	for {
-		claims, err := p.spool.Overdue(e.hop, p.Now().Add(-p.Retry.Expire), overdueBatch)
+// giveUpOverdue bounces some of what has waited too long for a next hop in trouble. What is tried itself expires where
+// its result is judged.
+func (p *pass) giveUpOverdue() error {
+	for hop, result := range p.overdue {
+		trouble, err := p.spool.HopTrouble(hop)
 		if err != nil {
 			return err
 		}
-		var group []event
+		if !p.Retry.hopless(trouble, p.Now()) {
+			delete(p.overdue, hop)
+			continue
+		}
+		claims, err := p.spool.Overdue(hop, p.Now().Add(-p.Retry.Expire), overdueBatch)
+		if err != nil {
+			return err
+		}
+		result.Action = mail.Failed
+		group := make([]event, 0, len(claims))
 		bounced := false
 		for _, c := range claims {
 			done := p.concludeAll(c, result)
-			bounced = bounced || slices.ContainsFunc(done.settlement.Dispositions, func(d spool.Disposition) bool { return d.Result.Action.Final() })
+			done.hop = hop
+			bounced = bounced || slices.ContainsFunc(done.settlement.Dispositions, final)
 			group = append(group, done)
 		}
 		if !bounced {
-			return nil
+			delete(p.overdue, hop)
+			continue
 		}
-		if err := p.commit(group); err != nil {
-			return err
-		}
+		return p.commit(group)
 	}
+	return nil
 }
+
+func final(d spool.Disposition) bool { return d.Result.Action.Final() }

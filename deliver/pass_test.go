@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -115,7 +116,7 @@ func newWorld(t *testing.T) *world {
 			if !ok {
 				return deliver.Route{}, errors.New("no route")
 			}
-			return deliver.Route{Transport: s, Name: "test", Domain: hop}, nil
+			return deliver.Route{Transport: s, Domain: hop}, nil
 		},
 		Retry:    deliver.Retry{First: 10 * time.Minute, Factor: 2, MaxWait: 2 * time.Hour, Expire: 24 * time.Hour},
 		Hostname: "here.example",
@@ -493,4 +494,187 @@ func TestRunningPassTakesNewArrivals(t *testing.T) {
 	if err := sp.End(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// An attempt may take longer than the wait after it: nobody else gets the recipient meanwhile.
+func TestRecipientInFlightIsNotClaimedAgain(t *testing.T) {
+	w := newWorld(t)
+	s := &server{}
+	s.answer = func(m *mail.Message, _ int) mail.Result {
+		w.later(3 * time.Second) // the last of a claim is answered long after its next attempt would be due
+		s.got = append(s.got, string(m.QueueID))
+		return mail.Result{Action: mail.Relayed}
+	}
+	w.servers["a.example"] = s
+	for range 450 {
+		w.submit("ann@example.org", "bob@a.example")
+	}
+	w.pass()
+	w.want("deliveries", len(s.got), 450)
+	w.want("messages delivered", len(slices.Compact(slices.Sorted(slices.Values(s.got)))), 450)
+}
+
+// What servers have taken when the index fails is not sent again.
+func TestRepliesOutliveTheIndex(t *testing.T) {
+	w := newWorld(t)
+	s := &server{}
+	s.answer = func(m *mail.Message, n int) mail.Result {
+		s.got = append(s.got, m.Recipients[n].Path.Address())
+		if err := os.WriteFile(filepath.Join(w.dir, "index.db"), []byte("garbage"), 0o600); err != nil {
+			t.Error(err)
+		}
+		return mail.Result{Action: mail.Relayed}
+	}
+	w.servers["a.example"] = s
+	w.submit("ann@example.org", "bob@a.example")
+	sp := w.acquire()
+	if err := deliver.Pass(t.Context(), sp, w.opts); err == nil {
+		t.Error("Pass over a broken index: no error")
+	}
+	if err := sp.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	s.answer = nil
+	w.later(time.Hour)
+	w.pass()
+	w.want("deliveries", s.got, []string{"bob@a.example"})
+	w.want("waiting", w.waiting(), []string(nil))
+}
+
+// However the index fails, the pass ends, and gives the spool back.
+func TestPassEndsWhenTheIndexFails(t *testing.T) {
+	for range 10 {
+		w := newWorld(t)
+		w.servers["a.example"] = &server{refuse: func() error {
+			if err := os.WriteFile(filepath.Join(w.dir, "index.db"), []byte("garbage"), 0o600); err != nil {
+				t.Error(err)
+			}
+			return refused()
+		}}
+		w.submit("ann@example.org", "bob@a.example")
+		sp := w.acquire()
+		if err := deliver.Pass(t.Context(), sp, w.opts); err == nil {
+			t.Error("Pass over a broken index: no error")
+		}
+		if err := sp.Abandon(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A session that is busy with one message holds up no others, as long as more sessions are allowed.
+func TestNewMailDoesNotWaitForABusySession(t *testing.T) {
+	w := newWorld(t)
+	wake := make(chan struct{})
+	w.opts.Wake, w.opts.Stay = wake, time.Hour
+	s := &server{begun: make(chan string, 9), hold: make(chan struct{})}
+	w.servers["a.example"] = s
+	w.submit("ann@example.org", "big@a.example")
+	sp := w.acquire()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- deliver.Pass(ctx, sp, w.opts) }()
+	w.want("first", <-s.begun, "big@a.example")
+	w.submit("ann@example.org", "small@a.example")
+	wake <- struct{}{}
+	w.want("second", <-s.begun, "small@a.example")
+	close(s.hold)
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if err := sp.End(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOurOwnTroubleNeverBounces(t *testing.T) {
+	w := newWorld(t)
+	w.opts.Retry.Attempts = 1
+	w.servers["a.example"] = &server{refuse: func() error {
+		return &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 7, 8}, "login refused")}
+	}}
+	w.submit("ann@example.org", "bob@a.example")
+	for range 10 {
+		w.pass()
+		w.later(24 * time.Hour)
+	}
+	w.want("bounced", w.logged("status=bounced"), 0)
+}
+
+// A machine that slept for a week has not tried for a week.
+func TestThreeTriesInMinutesDoNotMakeAHostHopeless(t *testing.T) {
+	w := newWorld(t)
+	w.servers["a.example"] = &server{refuse: refused}
+	for range 3 {
+		w.submit("ann@example.org", "bob@a.example")
+	}
+	w.later(8 * 24 * time.Hour)
+	for range 4 {
+		w.pass()
+		w.later(2 * time.Minute)
+	}
+	w.want("bounced", w.logged("status=bounced"), 0)
+}
+
+func TestHostThatBreaksAfterItsGreeting(t *testing.T) {
+	w := newWorld(t)
+	s := &server{breaks: func(*mail.Message) bool { return true }}
+	w.servers["a.example"], w.servers["example.org"] = s, &server{}
+	for range 30 {
+		w.submit("ann@example.org", "bob@a.example")
+	}
+	for range 48 * 2 {
+		w.pass()
+		w.later(30 * time.Minute)
+	}
+	w.want("still waiting after two days, when one is the limit", len(w.waiting()), 0)
+}
+
+// A server that takes one session is not in trouble when it refuses a second one.
+func TestServerThatTakesOneSession(t *testing.T) {
+	w := newWorld(t)
+	s := &server{}
+	s.refuse = func() error {
+		if s.now > 0 {
+			return refused()
+		}
+		return nil
+	}
+	w.servers["a.example"] = s
+	for range 450 {
+		w.submit("ann@example.org", "bob@a.example")
+	}
+	w.pass()
+	w.want("delivered", len(s.got), 450)
+	w.want("deferred", w.logged("status=deferred"), 0)
+	w.want("next hop in trouble", w.logged("next hop"), 0)
+}
+
+func TestRenewalCutsNoSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.opts.Stay, w.opts.Renew = time.Hour, time.Minute
+		s := &server{begun: make(chan string, 9), hold: make(chan struct{})}
+		w.servers["a.example"] = s
+		w.submit("ann@example.org", "bob@a.example")
+		sp := w.acquire()
+		ended := make(chan error, 1)
+		go func() { ended <- deliver.Pass(t.Context(), sp, w.opts) }()
+		<-s.begun
+		time.Sleep(w.opts.Renew + 2*deliver.Grace)
+		select {
+		case err := <-ended:
+			t.Errorf("the pass ended under a session: %v", err)
+		default:
+		}
+		close(s.hold)
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if err := sp.End(); err != nil {
+			t.Fatal(err)
+		}
+		w.want("delivered", s.got, []string{"bob@a.example"})
+	})
 }

@@ -3,6 +3,9 @@ package deliver
 import (
 	"math"
 	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool"
 )
 
 // Retry is the schedule of attempts.
@@ -37,9 +40,23 @@ func (r Retry) HopWait(failures int) time.Duration {
 // jumped nor a machine that was off for a week may bounce what was hardly tried.
 const expireAttempts = 3
 
-// Expired reports whether a message that arrived at the given time, and has been tried so often, is given up.
-func (r Retry) Expired(arrival, now time.Time, attempts int) bool {
-	if r.Attempts > 0 && attempts >= r.Attempts {
+// hoplessTime is how long a next hop must have been in trouble before mail that waits for it is given up, whatever its
+// age: three tries in the first minutes after a start of the machine say nothing.
+const hoplessTime = 4 * time.Hour
+
+// hopless reports whether a next hop has been in trouble for so long that old mail need not wait for it any more.
+func (r Retry) hopless(t spool.Trouble, now time.Time) bool {
+	return t.Failures >= expireAttempts && now.Sub(t.Since) >= min(hoplessTime, r.Expire)
+}
+
+// givenUp reports whether a deferral is the last one. Trouble of our own never is: the sender could not help, and the
+// report would meet the same trouble. Nor do tries of a dead host count against a limit of attempts: they are made as
+// often as suits the host.
+func (r Retry) givenUp(result mail.Result, arrival, now time.Time, attempts int) bool {
+	switch {
+	case result.Action != mail.Delayed || result.Scope == mail.OfUs:
+		return false
+	case result.Scope < mail.OfHost && r.Attempts > 0 && attempts >= r.Attempts:
 		return true
 	}
 	return attempts >= expireAttempts && now.Sub(arrival) >= r.Expire

@@ -3,7 +3,6 @@ package deliver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -20,10 +19,11 @@ type worker struct {
 	session Session
 	useful  bool // the session has answered for a message
 	opened  bool // any session has been opened
+	proven  bool // somebody else had one when this worker began
 }
 
-func (p *pass) newWorker(hop string, route Route, soft context.Context) *worker {
-	return &worker{clerk: p.clerk, hop: hop, route: route, events: p.events, soft: soft}
+func (p *pass) newWorker(hop string, w *hopWork) *worker {
+	return &worker{clerk: p.clerk, hop: hop, route: w.route, events: p.events, soft: p.soft, proven: w.proven}
 }
 
 // run makes the attempts claimed, and asks for more until there is none.
@@ -124,7 +124,9 @@ func (w *worker) serve(ctx context.Context, claims []spool.Claim) (left []spool.
 func (w *worker) attempt(ctx context.Context, c spool.Claim) (broken *mail.Result) {
 	f, err := w.spool.Read(c.ID)
 	if err != nil {
-		w.events <- event{hop: w.hop, settlement: &spool.Settlement{Claim: c}, lines: []string{fmt.Sprintf("%s: %v; deferred", c.ID, err)}}
+		e := unreadable(c, err)
+		e.hop = w.hop
+		w.events <- e
 		return nil
 	}
 	defer f.Close()
@@ -140,6 +142,7 @@ func (w *worker) attempt(ctx context.Context, c spool.Claim) (broken *mail.Resul
 	e := w.conclude(c, &f.Message, results)
 	e.hop = w.hop
 	e.again = broken != nil && w.useful && !w.session.Usable()
+	e.useful = !hostOnly && !w.useful
 	w.useful = w.useful || !hostOnly
 	w.events <- e
 	return broken
@@ -170,6 +173,12 @@ func positions(c spool.Claim) []int {
 func (w *worker) refused(claims []spool.Claim, failure *mail.Result) {
 	if w.stopped() {
 		w.giveBack(claims, nil)
+		return
+	}
+	if w.proven && !w.opened {
+		// A server that takes no more sessions than it has is not in trouble.
+		w.giveBack(claims, nil)
+		w.events <- event{hop: w.hop, crowded: true}
 		return
 	}
 	if w.opened {

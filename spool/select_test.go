@@ -120,9 +120,9 @@ func TestEverythingAtOnce(t *testing.T) {
 	w.opts.Only = &Selection{}
 	s = w.acquire()
 	w.want("due at once", w.dueHops(s), []string{"relay/a.example", "relay/b.example"})
-	failures, until, err := s.HopTrouble("relay/b.example")
-	if err != nil || failures != 1 || !until.IsZero() {
-		t.Errorf("the next hop has %d failures and is left alone until %v (%v); want 1, and not", failures, until, err)
+	got, err := s.HopTrouble("relay/b.example")
+	if err != nil || got.Failures != 1 || !got.Until.IsZero() {
+		t.Errorf("the next hop is in trouble as %+v, %v; want one failure, and not to be left alone", got, err)
 	}
 	w.end(s)
 }

@@ -352,14 +352,21 @@ func (x *tx) putHops(states []HopState, now time.Time) error {
 	return nil
 }
 
-// HopTrouble returns how often in a row a next hop has refused a session, and until when it is not to be tried.
-func (s *Spool) HopTrouble(name string) (failures int, until time.Time, err error) {
+// Trouble is what is known of a next hop that takes no mail. Its zero value is none.
+type Trouble struct {
+	Failures int       // in a row
+	Since    time.Time // the first of them
+	Until    time.Time // it is not to be tried before
+}
+
+// HopTrouble returns the trouble with a next hop.
+func (s *Spool) HopTrouble(name string) (t Trouble, err error) {
 	err = s.view(func(x *tx) error {
 		h, _, err := x.hop(name)
-		failures, until = h.failures, h.until
+		t = Trouble{h.failures, h.since, h.until}
 		return err
 	})
-	return failures, until, err
+	return t, err
 }
 
 // A finished message is one whose files are to go.

@@ -47,6 +47,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -275,9 +276,9 @@ func bootID() string {
 // compareEvery is how often index and files are compared although nothing seems wrong.
 const compareEvery = time.Hour
 
-// Give makes a user the owner of a spool that was just created.
+// Give makes a user the owner of a spool that was just created, the top directory last: from then on it is his.
 func Give(dir string, uid, gid int) error {
-	for _, d := range directories {
+	for _, d := range slices.Backward(directories) {
 		path := filepath.Join(dir, d.name)
 		if err := os.Lchown(path, uid, gid); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -222,9 +223,9 @@ func TestNextHopInTroubleIsLeftAlone(t *testing.T) {
 	if err != nil || len(hops) > 0 || !next.Equal(until) {
 		t.Errorf("Due = %v, %v, %v; want nothing until %v", hops, next, err, until)
 	}
-	failures, at, err := s.HopTrouble("relay/a.example")
-	if err != nil || failures != 2 || !at.Equal(until) {
-		t.Errorf("HopTrouble = %d, %v, %v", failures, at, err)
+	got, err := s.HopTrouble("relay/a.example")
+	if err != nil || got.Failures != 2 || !got.Until.Equal(until) || got.Since.IsZero() {
+		t.Errorf("HopTrouble = %+v, %v", got, err)
 	}
 	for e, err := range List(w.dir) {
 		if err != nil || e.Recipients[0].Reason != "connection refused" || e.Recipients[0].Code != (mail.EnhancedCode{4, 4, 1}) {
@@ -558,5 +559,129 @@ func TestListReadsInBatches(t *testing.T) {
 func TestListOfWhatIsNotThere(t *testing.T) {
 	for e, err := range List(filepath.Join(t.TempDir(), "none")) {
 		t.Errorf("List = %+v, %v; want nothing", e, err)
+	}
+}
+
+func TestJournalOfZeros(t *testing.T) {
+	w := newWorld(t)
+	id := w.submit("bob@a.example", "cyd@b.example")
+	s := w.acquire()
+	w.takeIn(s)
+	w.settle(s, w.claim(s, "relay/a.example")[0], mail.Relayed)
+	s.Abandon()
+	// As a power failure leaves a file that was being added to.
+	j, err := os.OpenFile(filepath.Join(w.dir, "queue", string(id)+".journal"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Write(make([]byte, 70000))
+	j.Close()
+	if err := os.Remove(filepath.Join(w.dir, "index.db")); err != nil {
+		t.Fatal(err)
+	}
+	w.end(w.acquire())
+	w.want("waiting", w.waiting(), []string{string(id) + " cyd@b.example"})
+}
+
+func TestOddFileInDropStopsNobody(t *testing.T) {
+	w := newWorld(t)
+	l, err := net.Listen("unix", filepath.Join(w.dir, "drop", "70000000001"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	id := w.submit("bob@a.example")
+	s := w.acquire()
+	defer w.end(s)
+	if taken := w.takeIn(s); len(taken) != 1 || taken[0].ID != id {
+		t.Errorf("taken: %+v", taken)
+	}
+}
+
+func TestIDOfATombstoneGivenAgain(t *testing.T) {
+	w := newWorld(t)
+	id := w.submit("bob@a.example")
+	s := w.acquire()
+	w.takeIn(s)
+	w.settle(s, w.claim(s, "relay/a.example")[0], mail.Relayed)
+	second := w.submit("cyd@b.example")
+	if err := os.Rename(filepath.Join(w.dir, "drop", string(second)), filepath.Join(w.dir, "drop", string(id))); err != nil {
+		t.Fatal(err)
+	}
+	w.takeIn(s)
+	s.Abandon()
+	w.end(w.acquire())
+	w.want("waiting", w.waiting(), []string{string(id) + " cyd@b.example"})
+	w.want("queue/", w.files("queue"), []string{string(id)})
+}
+
+func TestIndexDeletedUnderAPass(t *testing.T) {
+	w := newWorld(t)
+	w.submit("bob@a.example")
+	s := w.acquire()
+	w.takeIn(s)
+	c := w.claim(s, "relay/a.example")[0]
+	if err := os.Remove(filepath.Join(w.dir, "index.db")); err != nil {
+		t.Fatal(err)
+	}
+	st := Settlement{Claim: c, Dispositions: []Disposition{{Recipient: 0, Result: mail.Result{Action: mail.Relayed}}}}
+	if err := s.Settle([]Settlement{st}, nil); err == nil {
+		t.Error("Settle without an index: no error")
+	}
+	if err := s.Salvage(st); err != nil {
+		t.Errorf("Salvage: %v", err)
+	}
+	s.Abandon()
+	w.end(w.acquire())
+	w.want("waiting", w.waiting(), []string(nil))
+	w.want("queue/", w.files("queue"), []string(nil))
+}
+
+func TestWhatACrashLeftBeingTriedIsNot(t *testing.T) {
+	w := newWorld(t)
+	w.submit("bob@a.example")
+	s := w.acquire()
+	w.takeIn(s)
+	w.claim(s, "relay/a.example")
+	s.Abandon()
+	w.end(w.acquire())
+	for e, err := range List(w.dir) {
+		if err != nil || e.Active {
+			t.Errorf("%+v, %v", e, err)
+		}
+	}
+}
+
+func TestTakeInMindsVeryManyRecipients(t *testing.T) {
+	w := newWorld(t)
+	var many []string
+	for i := range batchRecipients {
+		many = append(many, fmt.Sprintf("u%d@a.example", i))
+	}
+	for range 2 {
+		w.submit(many...)
+	}
+	s := w.acquire()
+	defer w.end(s)
+	taken, more, _, err := s.TakeIn()
+	if err != nil || len(taken) != 1 || !more {
+		t.Errorf("TakeIn = %d messages, more %v, %v; want one at a time", len(taken), more, err)
+	}
+}
+
+func TestGateThatSomebodyKeeps(t *testing.T) {
+	w := newWorld(t)
+	s := w.acquire()
+	defer s.Abandon()
+	gate, err := openGate(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gate.Close()
+	if err := flock(gate, unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Due(w.now); err == nil || !strings.Contains(err.Error(), "kept locked by another process") {
+		t.Errorf("Due = %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -49,15 +50,13 @@ func owner(dir string) (uid, gid int, err error) {
 	return int(sys.Uid), int(sys.Gid), nil
 }
 
-// newOwner makes a spool and gives it to the user postrider, if there is one.
+// newOwner makes a spool and gives it to the user postrider, if there is one. The spool gets its name when it is
+// complete: two first runs at once, or one that is killed, must not leave root's files in it.
 func newOwner(dir string) (uid, gid int, err error) {
-	if err := spool.Create(dir); err != nil {
-		return 0, 0, err
-	}
 	u, err := user.Lookup(account)
 	var unknown user.UnknownUserError
 	if errors.As(err, &unknown) {
-		return 0, 0, nil
+		return 0, 0, nil // root's own, which Acquire makes
 	}
 	if err != nil {
 		return 0, 0, err
@@ -68,5 +67,19 @@ func newOwner(dir string) (uid, gid int, err error) {
 	if gid, err = strconv.Atoi(u.Gid); err != nil {
 		return 0, 0, err
 	}
-	return uid, gid, spool.Give(dir, uid, gid)
+	unborn, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+"-")
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := errors.Join(spool.Create(unborn), spool.Give(unborn, uid, gid)); err != nil {
+		return 0, 0, errors.Join(err, os.RemoveAll(unborn))
+	}
+	// Over an empty directory at most: whoever was first has won.
+	if err := os.Rename(unborn, dir); err != nil {
+		if rm := os.RemoveAll(unborn); rm != nil || !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+			return 0, 0, errors.Join(err, rm)
+		}
+		return owner(dir)
+	}
+	return uid, gid, nil
 }

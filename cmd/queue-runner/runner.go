@@ -69,7 +69,7 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any), trace 
 				if !ok {
 					return deliver.Route{}, fmt.Errorf("transport %q is not configured any more", hop.Transport)
 				}
-				return deliver.Route{Transport: t, Name: hop.Transport, Domain: hop.Domain, Concurrency: cfg.Transports[hop.Transport].Concurrency}, nil
+				return deliver.Route{Transport: t, Domain: hop.Domain, Concurrency: cfg.Transports[hop.Transport].Concurrency}, nil
 			},
 			Retry:    deliver.Retry(cfg.Retry),
 			Hostname: cfg.Hostname,
@@ -153,7 +153,7 @@ const heldRetry = time.Second
 func (r *runner) daemon(interval time.Duration) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	r.pass.Stay = interval
+	r.pass.Stay, r.pass.Renew = interval, renewal
 	for ctx.Err() == nil {
 		s, err := spool.Acquire(r.dir, r.spool)
 		if errors.Is(err, spool.ErrHeld) {
@@ -163,10 +163,7 @@ func (r *runner) daemon(interval time.Duration) error {
 		if err != nil {
 			return err
 		}
-		some, cancel := context.WithTimeout(ctx, renewal)
-		err = r.run(some, s)
-		cancel()
-		if err != nil {
+		if err := r.run(ctx, s); err != nil {
 			return err
 		}
 	}
