@@ -33,6 +33,10 @@ func (o *options) deliver(stdin, stdout *os.File) error {
 	host := submit.Host{Name: cfg.Hostname, Domain: cfg.Domain, Local: cfg.LocalDomains, Rewrite: cfg.Rewrite, ForceFrom: cfg.ForceFrom, MaxSize: cfg.MaxMessageSize}
 	pending, err := host.Receive(dir, s)
 	if err != nil {
+		var refusal *submit.Error
+		if errors.As(err, &refusal) && refusal.Returned {
+			o.wakeForReport(cfg)
+		}
 		return err
 	}
 	// Before the message is in the queue: whoever kills us while we wait for the end must find no message there. What

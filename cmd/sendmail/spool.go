@@ -151,6 +151,14 @@ func (o *options) wake(cfg *config.Config, id mail.ID, stdout *os.File) {
 	}
 }
 
+// wakeForReport has a report about a message that was refused delivered. Nobody waits for that.
+func (o *options) wakeForReport(cfg *config.Config) {
+	queueOnly := o.delivery == 'q' || o.delivery == 0 && cfg.Delivery == config.DeliverQueue
+	if !queueOnly && mayDeliver(cfg) {
+		o.wakePass(cfg)
+	}
+}
+
 // mayDeliver reports whether a pass that we start could do anything.
 func mayDeliver(cfg *config.Config) bool {
 	if os.Geteuid() == 0 {
