@@ -203,6 +203,7 @@ func TestMistakes(t *testing.T) {
 		{"inline table extended", "retry = {first = \"1m\"}\nretry.factor = 2", `2:1: "retry" stands here again; it was set in line 1`},
 		{"a table for a list of tables", "[route]\nto = []\n[[route]]", `3:3: "route" stands here again; it was set in line 1`},
 
+		{"host name beyond ASCII", "hostname = \"b\u00fccher.example\"", "1:12: hostname: found \"b\u00fccher.example\", expected a host name in ASCII, with \"xn--\" for what is not"},
 		{"relative path", "spool = \"spool\"", `1:9: spool: found "spool", expected an absolute path such as "/var/spool/postrider"`},
 		{"number for a path", "spool = 7", `1:9: spool: found the number 7, expected an absolute path such as "/var/spool/postrider"`},
 		{"domain with a blank", "domain = \"a b\"", `1:10: domain: found "a b", expected a domain such as "example.com"`},
@@ -323,6 +324,9 @@ func TestDefaults(t *testing.T) {
 		}, hostname, "localhost"},
 		{"host name that is none", func(t *testing.T, m *machine) {
 			m.hostname = func() (string, error) { return "my host\r\n", nil }
+		}, hostname, "localhost"},
+		{"host name beyond ASCII", func(t *testing.T, m *machine) {
+			m.hostname = func() (string, error) { return "b\u00fccher.example", nil }
 		}, hostname, "localhost"},
 		{"full name in hosts", func(t *testing.T, m *machine) {
 			m.write(t, "/etc/hosts", "127.0.0.1 localhost\n# 127.0.1.1 web1.wrong.example web1\n127.0.1.1\tWeb1.Example.com web1 # us\n")

@@ -116,7 +116,7 @@ func (m machine) spool() (string, error) {
 func (m machine) fullName() string {
 	name, err := m.hostname()
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	if err != nil || !isDomain(name) {
+	if err != nil || !isDomain(name) || !isASCII(name) {
 		return "localhost"
 	}
 	if strings.Contains(name, ".") {
@@ -137,7 +137,7 @@ func (m machine) inHosts(name string) (full string) {
 			return true
 		}
 		for _, f := range fields[1:] {
-			if strings.Contains(f, ".") && isDomain(f) {
+			if strings.Contains(f, ".") && isDomain(f) && isASCII(f) {
 				full = f
 				return false
 			}
@@ -191,6 +191,10 @@ func isDomain(s string) bool {
 		}
 	}
 	return true
+}
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
 }
 
 func isAlphanumeric(c byte) bool {

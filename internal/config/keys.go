@@ -29,7 +29,7 @@ type settings struct {
 func settingsKeys() []key[settings] {
 	return []key[settings]{
 		{"spool", func(s *settings, v *node) error { return v.path(&s.Spool) }},
-		{"hostname", func(s *settings, v *node) error { return v.domain(&s.Hostname) }},
+		{"hostname", func(s *settings, v *node) error { return v.hostName(&s.Hostname) }},
 		{"domain", func(s *settings, v *node) error { return v.domain(&s.Domain) }},
 		{"local_domains", func(s *settings, v *node) error { return v.domains(&s.LocalDomains) }},
 		{"aliases", func(s *settings, v *node) error { return v.pathOrNone(&s.Aliases) }},

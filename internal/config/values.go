@@ -114,6 +114,14 @@ func (n *node) domain(to *string) error {
 	return nil
 }
 
+// hostName is domain for what a server is greeted with, and what stands in headers: ASCII (RFC 5321 section 4.1.2).
+func (n *node) hostName(to *string) error {
+	if !isASCII(n.text) {
+		return n.want(`a host name in ASCII, with "xn--" for what is not`)
+	}
+	return n.domain(to)
+}
+
 func (n *node) domains(to *[]string) error {
 	if n.kind != unstable.Array {
 		return n.want(`a list such as ["localhost", "web1.example.com"]`)
