@@ -183,6 +183,9 @@ func transportWords(t config.Transport) string {
 	words := fmt.Sprintf("%s to %s:%d, %s", t.Scheme, host, t.Port, tlsWords(t))
 	if t.User != "" {
 		words += ", login " + t.User
+		if t.TLS == config.TLSMay {
+			words += " (only by SCRAM if the certificate is not valid)"
+		}
 	}
 	return words + ", at most " + count(t.Concurrency, "session")
 }
@@ -193,7 +196,7 @@ func tlsWords(t config.Transport) string {
 		return "TLS with a verified certificate"
 	case t.TLS == config.TLSNone:
 		return "in clear"
-	case t.Scheme == "submissions":
+	case t.Scheme == "submissions", t.User != "": // a login needs TLS
 		return "TLS with any certificate"
 	default:
 		return "TLS if offered"

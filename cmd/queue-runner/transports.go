@@ -58,11 +58,11 @@ func server(t config.Transport, hostname string, trace func(relay, line string))
 		Password: func() (string, error) { return config.ReadPassword(t.PasswordFile) },
 		Trace:    trace,
 	}
-	roots := sync.OnceValues(func() (*x509.CertPool, error) { return rootCAs(t.CAFile) })
+	roots := &authorities{file: t.CAFile}
 	return transportFunc(func(ctx context.Context) (deliver.Session, error) {
 		with := s
 		var err error
-		if with.RootCAs, err = roots(); err != nil {
+		if with.RootCAs, err = roots.pool(); err != nil {
 			return nil, err
 		}
 		session, err := smtp.Open(ctx, &with)
@@ -71,6 +71,26 @@ func server(t config.Transport, hostname string, trace func(relay, line string))
 		}
 		return session, nil
 	})
+}
+
+// authorities are those that a transport trusts. They are read once; but a file that cannot be read now may be there for
+// the next session, which in a daemon may be days away.
+type authorities struct {
+	file string
+	mu   sync.Mutex
+	read bool
+	all  *x509.CertPool
+}
+
+func (a *authorities) pool() (*x509.CertPool, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.read {
+		return a.all, nil
+	}
+	all, err := rootCAs(a.file)
+	a.all, a.read = all, err == nil
+	return all, err
 }
 
 // rootCAs returns the system's trusted certificates and those in file; nil, which means the system's, without a file.

@@ -22,15 +22,15 @@ import (
 type mechanism struct {
 	name string
 
-	// unverified says that it may be used with a server whose certificate nobody vouches for: it gives nothing away
-	// to one who does not know the password, and notices that he does not.
+	// unverified says that it may be used with a server whose certificate nobody vouches for: it never shows the
+	// password, and notices a server that does not know it. What such a server learns it can still guess against.
 	unverified bool
 
 	client func(name string, c *credentials) (sasl.Client, error)
 }
 
 // mechanisms lists what we can do, strongest first. None is ever used without TLS: over a connection that anybody can
-// read and change, even the best gives away material for guessing at leisure.
+// read, even the best gives away material for guessing at leisure, and to everybody.
 var mechanisms = []mechanism{
 	{"SCRAM-SHA-256-PLUS", true, scramClient(scram.SHA256)},
 	{"SCRAM-SHA-256", true, scramClient(scram.SHA256)},
