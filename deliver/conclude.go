@@ -121,6 +121,7 @@ func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Ac
 	if err != nil {
 		return spool.Taken{}, errors.Join(err, w.Abort())
 	}
+	from = k.rewritten(from)
 	now := k.Now()
 	r := dsn.Report{
 		Action: action, ReportingMTA: k.Hostname, Now: now, ID: w.ID(),
@@ -141,6 +142,13 @@ func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Ac
 	size := w.Size()
 	id, err := w.Commit(facts)
 	return spool.Taken{ID: id, Size: size, Envelope: env}, err
+}
+
+func (k clerk) rewritten(p mail.Path) mail.Path {
+	if k.Rewritten == nil {
+		return p
+	}
+	return k.Rewritten(p)
 }
 
 // line is what the mail log says of one recipient and attempt.

@@ -61,7 +61,7 @@ const DefaultConcurrency = 4
 // sessionLimit is how many sessions a pass has open at once, over all next hops.
 const sessionLimit = 64
 
-// Options are what a pass needs to know. All fields but Wake, Stay and Renew must be set.
+// Options are what a pass needs to know. All fields but Rewritten, Wake, Stay and Renew must be set.
 type Options struct {
 	// Resolve returns the way to a next hop that the spool's Router named. Its error is our own trouble: a route that is
 	// missing or wrong.
@@ -69,6 +69,9 @@ type Options struct {
 	Retry   Retry
 	// Hostname is our name as the reporting MTA, and in Received; reports come from MAILER-DAEMON at it.
 	Hostname string
+	// Rewritten returns what becomes of the address of a sender that is ours: the author of reports, the owner of an alias.
+	// nil: it stays what it is.
+	Rewritten func(mail.Path) mail.Path
 	// Logf writes a line of the mail log.
 	Logf func(format string, args ...any)
 	Now  func() time.Time

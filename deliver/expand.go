@@ -121,7 +121,7 @@ func (k clerk) copyTo(m *mail.Message, list []expanded) (spool.Taken, error) {
 		Settles: &mail.Settles{Of: m.QueueID},
 	}
 	if owner := list[0].Owner; !owner.IsNull() && !m.Sender.IsNull() {
-		env.Sender = owner
+		env.Sender = k.rewritten(owner)
 	}
 	at := map[mail.Path]bool{}
 	for _, x := range list {

@@ -19,7 +19,7 @@ var errNowhere = errors.New("mail for some of these cannot be delivered")
 // An explanation says where mail would go, without sending any.
 type explanation struct {
 	cfg     *config.Config
-	host    submit.Host
+	host    *submit.Host
 	names   *lookup
 	sender  mail.Path
 	to      strings.Builder
@@ -32,7 +32,7 @@ type explanation struct {
 // is given; what he is sent as is told if it is something else.
 func explain(cfg *config.Config, sender string, words []string, w io.Writer) error {
 	x := &explanation{
-		cfg: cfg, host: submit.Host{Name: cfg.Hostname, Domain: cfg.Domain, Local: cfg.LocalDomains, Rewrite: cfg.Rewrite, ForceFrom: cfg.ForceFrom},
+		cfg: cfg, host: submitHost(cfg),
 		seen: map[mail.Path]bool{},
 	}
 	x.names = newLookup(cfg, func(format string, args ...any) { fmt.Fprintf(&x.to, "note: "+format+"\n", args...) })

@@ -37,8 +37,7 @@ func (w *world) submitText(text string, rcpts ...string) {
 		}
 		s.Recipients = append(s.Recipients, mail.Recipient{Path: p})
 	}
-	host := submit.Host{Name: cfg.Hostname, Domain: cfg.Domain, Local: cfg.LocalDomains, Rewrite: cfg.Rewrite, ForceFrom: cfg.ForceFrom}
-	p, err := host.Receive(dir, s)
+	p, err := submitHost(cfg).Receive(dir, s)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -54,7 +53,7 @@ func TestCronMailAtAStrictServer(t *testing.T) {
 		Strict: true, Extensions: []string{"PIPELINING", "SIZE"},
 		Replies: map[string]string{"MAIL FROM:": "553 5.7.1 not your address", "MAIL FROM:<alerts@example.com>": "250 2.1.0 fine", "MAIL FROM:<>": "250 2.1.0 fine"},
 	})
-	w := newWorld(t, relayTo(s)+"domain = \"example.com\"\n[rewrite]\nroot = \"alerts@example.com\"\n")
+	w := newWorld(t, relayTo(s)+"domain = \"example.com\"\n[rewrite]\nroot = \"alerts@example.com\"\n\"@here.example\" = \"@example.com\"\n")
 	line := strings.Repeat("<td>x</td>", 2000)
 	w.submitText("From: root (Cron Daemon)\nTo: ops@b\u00fccher.example\nSubject: Cron <root@here> backup\nContent-Type: text/html; charset=UTF-8\n\n"+
 		"caf\u00e9 "+line+"\n", "ops@b\u00fccher.example", "b\u00f6b@example.net")
@@ -89,7 +88,20 @@ func TestCronMailAtAStrictServer(t *testing.T) {
 			t.Errorf("a line of %d octets has arrived", len(line))
 		}
 	}
-	if report := messages[1]; report.Sender != "" || report.Recipients[0].Address != "alerts@example.com" {
-		t.Errorf("report from <%s> to %v", report.Sender, report.Recipients)
+	report := messages[1]
+	if report.Sender != "" || report.Recipients[0].Address != "alerts@example.com" || !strings.Contains(string(report.Content), "<MAILER-DAEMON@example.com>\r\n") {
+		t.Errorf("report from <%s> to %v:\n%s", report.Sender, report.Recipients, report.Content)
+	}
+}
+
+// The owner of an alias, in whose name its mail goes out, is a sender as any other.
+func TestOwnersAreRewritten(t *testing.T) {
+	s := smtptest.NewServer(t, smtptest.Options{Strict: true})
+	w := newWorld(t, relayTo(s)+"force_from = \"alerts@example.com\"\n")
+	w.aliases("staff: x@example.net, y@example.net\nowner-staff: boss")
+	w.submit("staff@here.example")
+	w.pass()
+	if got := arrived(s); len(got) != 2 || got[0] != "alerts@example.com > x@example.net" {
+		t.Errorf("arrived %q\n%s", got, w.log)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/postrider/postrider/deliver/route"
 	"github.com/postrider/postrider/internal/config"
 	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/internal/submit"
 	"github.com/postrider/postrider/spool"
 )
 
@@ -71,12 +72,18 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any), trace 
 				}
 				return deliver.Route{Transport: t, Domain: hop.Domain, Concurrency: cfg.Transports[hop.Transport].Concurrency}, nil
 			},
-			Retry:    deliver.Retry(cfg.Retry),
-			Hostname: cfg.Hostname,
-			Logf:     logf,
-			Now:      time.Now,
+			Retry:     deliver.Retry(cfg.Retry),
+			Hostname:  cfg.Hostname,
+			Rewritten: submitHost(cfg).Rewritten,
+			Logf:      logf,
+			Now:       time.Now,
 		},
 	}, nil
+}
+
+// submitHost is the machine as submissions see it.
+func submitHost(cfg *config.Config) *submit.Host {
+	return &submit.Host{Name: cfg.Hostname, Domain: cfg.Domain, Local: cfg.LocalDomains, Rewrite: cfg.Rewrite, ForceFrom: cfg.ForceFrom, MaxSize: cfg.MaxMessageSize}
 }
 
 // fingerprint changes with whatever decides where mail goes, and how.
