@@ -308,12 +308,12 @@ func (s *scramExchange) Start() (string, []byte, error) {
 
 func (s *scramExchange) Next(challenge []byte) ([]byte, error) {
 	if reason, ok := strings.CutPrefix(string(challenge), "e="); ok {
-		return nil, fmt.Errorf("refused: %.40s", reason)
+		return nil, fmt.Errorf("refused: %s", serverError(reason))
 	}
 	for field := range strings.SplitSeq(string(challenge), ",") {
 		count, ok := strings.CutPrefix(field, "i=")
 		if n, err := strconv.Atoi(count); ok && (err != nil || n > maxHashing) {
-			return nil, fmt.Errorf("the server wants the password hashed %.20q times", count)
+			return nil, fmt.Errorf("the server wants the password hashed too often, at most %d times is allowed", maxHashing)
 		}
 	}
 	response, err := s.conv.Step(string(challenge))
@@ -321,6 +321,18 @@ func (s *scramExchange) Next(challenge []byte) ([]byte, error) {
 		return nil, errors.New("the server's answer to SCRAM is wrong")
 	}
 	return []byte(response), nil
+}
+
+// serverError returns the reason if it is one of RFC 5802 section 7. Any other text is the server's own, and could be what
+// nobody may see.
+func serverError(reason string) string {
+	switch reason {
+	case "invalid-encoding", "extensions-not-supported", "invalid-proof", "channel-bindings-dont-match",
+		"server-does-support-channel-binding", "channel-binding-not-supported", "unsupported-channel-binding-type",
+		"unknown-user", "invalid-username-encoding", "no-resources":
+		return reason
+	}
+	return "other-error"
 }
 
 func (s *scramExchange) proven() bool { return s.conv.Valid() }

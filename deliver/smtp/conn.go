@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -73,10 +74,12 @@ func (r deadlineReader) Read(p []byte) (int, error) {
 // reply reads the next reply, which may take as long as limit.
 func (c *conn) reply(limit time.Duration) (mail.Reply, error) {
 	r, err := c.receive(limit)
-	if err == nil {
-		c.log.heard(r)
+	if err != nil {
+		return r, err
 	}
-	return r, err
+	r.Text = c.redact(r.Text)
+	c.log.heard(r)
+	return r, nil
 }
 
 // lastWords is how long a reply may take when we cannot be heard any more.
@@ -88,22 +91,26 @@ func (c *conn) receive(limit time.Duration) (mail.Reply, error) {
 	}
 	c.limit, c.deadline = limit, time.Time{}
 	r, err := readReply(c.r)
+	if stray, ok := errors.AsType[strayLine](err); ok {
+		err = strayLine(c.redact(string(stray)))
+	}
+	return r, err
+}
+
+// challenge is reply for a step of AUTH. What the server asks then is kept out of the transcript, and comes as it is: by
+// accident, it may contain a short password.
+func (c *conn) challenge(limit time.Duration) (mail.Reply, error) {
+	r, err := c.receive(limit)
 	if err != nil {
 		return r, err
 	}
-	r.Text = c.redact(r.Text)
-	return r, nil
-}
-
-// challenge is reply for a step of AUTH. What the server asks then is kept out of the transcript.
-func (c *conn) challenge(limit time.Duration) (mail.Reply, error) {
-	r, err := c.receive(limit)
-	if err == nil && intermediate(r) {
+	if intermediate(r) {
 		c.log.heard(mail.Reply{Code: r.Code, Text: "***"})
-	} else if err == nil {
-		c.log.heard(r)
+		return r, nil
 	}
-	return r, err
+	r.Text = c.redact(r.Text)
+	c.log.heard(r)
+	return r, nil
 }
 
 // largeGroup is how much is written before replies are read. A server stops reading when nobody takes its replies, and
@@ -132,6 +139,7 @@ func (c *conn) sendQuietly(commands []byte, limit time.Duration) {
 		return
 	}
 	c.sending = make(chan error, 1)
+	commands = slices.Clone(commands) // the caller uses his buffer again as soon as he has the answers
 	go func() {
 		_, err := c.rw.Write(commands)
 		c.sending <- err
@@ -168,6 +176,9 @@ func (c *conn) hide(secret string) {
 		return
 	}
 	c.secrets = append(c.secrets, secret, "***")
+	if shown := printable(secret); shown != secret {
+		c.secrets = append(c.secrets, shown, "***") // as it is when a server has repeated it
+	}
 	c.replacer = strings.NewReplacer(c.secrets...)
 }
 

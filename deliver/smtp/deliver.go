@@ -51,12 +51,13 @@ func (s *Session) Deliver(ctx context.Context, m *mail.Message, recipients []int
 	return d.results
 }
 
-// noMore is for recipients that are left when the session is over.
+// noMore is for recipients that are left when the session is over. That is of the session, not of them: the next one takes
+// them.
 func (s *Session) noMore() mail.Result {
 	if s.broken || s.conn.interrupted.Load() {
 		return s.lost("sending to the next recipients", net.ErrClosed)
 	}
-	return s.delay(mail.OfRecipient, mail.EnhancedCode{4, 5, 3}, "%s takes no more than %d transactions in a session", s.server.Host, s.ext.mailMax)
+	return s.delay(mail.OfHost, mail.EnhancedCode{4, 5, 3}, "%s takes no more than %d transactions in a session", s.server.Host, s.ext.mailMax)
 }
 
 // A delivery is one call of Deliver. A slot is a position in its recipients and results.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/postrider/postrider/internal/mail"
 )
@@ -21,6 +22,13 @@ const (
 type protocolError string
 
 func (e protocolError) Error() string { return string(e) }
+
+// A strayLine is a line that is no reply, whole: it may quote a secret, and what is cut is not recognized as one.
+type strayLine string
+
+func (s strayLine) Error() string { return fmt.Sprintf("%q is not a reply", shorten(string(s))) }
+
+func (s strayLine) Unwrap() error { return protocolError(s.Error()) }
 
 // readReply reads one reply (RFC 5321 section 4.2): lines of one code, the last without a hyphen. The enhanced code is
 // taken whether or not it was announced, if its class is the code's (RFC 2034 section 4). Errors: protocolError,
@@ -42,7 +50,7 @@ func readReply(r *bufio.Reader) (mail.Reply, error) {
 		}
 		code, last, ok := parseCode(line)
 		if !ok {
-			return mail.Reply{}, protocolError(fmt.Sprintf("%q is not a reply", shorten(line)))
+			return mail.Reply{}, strayLine(appendPrintable(nil, line))
 		}
 		if n == 1 {
 			reply.Code = code
@@ -112,7 +120,7 @@ func cutEnhanced(code int, text []byte) (mail.EnhancedCode, []byte) {
 		return mail.EnhancedCode{}, text
 	}
 	word, rest, _ := bytes.Cut(text, []byte(" "))
-	enhanced, ok := mail.ParseEnhancedCode(string(word))
+	enhanced, ok := mail.ParseEnhancedCode(strings.TrimSuffix(string(word), ":")) // as some servers write it
 	if !ok {
 		return mail.EnhancedCode{}, text
 	}
@@ -134,7 +142,7 @@ func appendPrintable(dst, text []byte) []byte {
 // printable is appendPrintable for a line of our own that may quote others.
 func printable(s string) string { return string(appendPrintable(nil, []byte(s))) }
 
-func shorten(line []byte) []byte { return line[:min(len(line), 60)] }
+func shorten(line string) string { return line[:min(len(line), 60)] }
 
 func positive(r mail.Reply) bool     { return r.Code/100 == 2 }
 func intermediate(r mail.Reply) bool { return r.Code/100 == 3 }

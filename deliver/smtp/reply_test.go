@@ -23,6 +23,7 @@ func TestReadReply(t *testing.T) {
 		{"several lines", "250-one\r\n250-two\r\n250 three\r\n", mail.Reply{Code: 250, Text: "one\ntwo\nthree"}},
 		{"the last line without text", "250-one\r\n250\r\n", mail.Reply{Code: 250, Text: "one\n"}},
 		{"enhanced code", "550 5.1.1 who?\r\n", mail.Reply{Code: 550, Enhanced: code(5, 1, 1), Text: "who?"}},
+		{"enhanced code with a colon", "550 5.1.1: who?\r\n", mail.Reply{Code: 550, Enhanced: code(5, 1, 1), Text: "who?"}},
 		{"enhanced code alone", "250 2.0.0\r\n", mail.Reply{Code: 250, Enhanced: code(2, 0, 0)}},
 		{"enhanced code on each line", "550-5.7.1 no\r\n550 5.7.1 never\r\n", mail.Reply{Code: 550, Enhanced: code(5, 7, 1), Text: "no\nnever"}},
 		{"enhanced code on the last line only", "550-no\r\n550 5.7.1 never\r\n", mail.Reply{Code: 550, Enhanced: code(5, 7, 1), Text: "no\nnever"}},
