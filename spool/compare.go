@@ -20,6 +20,8 @@ import (
 //   - recipients that a journal, or a message we made of theirs, says are final become so;
 //   - a journal without a message is removed.
 func (s *Spool) Compare() error {
+	s.comparing = true
+	defer func() { s.comparing = false }()
 	ids, others, err := s.queue.Names()
 	if err != nil {
 		return err

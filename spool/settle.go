@@ -389,7 +389,7 @@ func (s *Spool) remove(done []finished) (err error) {
 	for _, f := range done {
 		// The message first: without its journal it would be sent again.
 		names := []string{string(f.id), string(f.id) + journalSuffix}
-		if !f.journal {
+		if !f.journal && !s.comparing {
 			names = names[:1]
 		}
 		for _, name := range names {

@@ -100,6 +100,8 @@ type Spool struct {
 	claimed map[claimKey]bool
 	// ignored are those among them that Only does not pick.
 	ignored map[mail.ID]bool
+	// comparing is set while index and files may not agree, on which messages have a journal for instance.
+	comparing bool
 	// sunk are messages whose file is gone and whose tombstone is still there.
 	sunk []mail.ID
 	// pages of the index, and the free ones among them, at the last turn that wrote.

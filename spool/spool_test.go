@@ -632,7 +632,9 @@ func TestIndexDeletedUnderAPass(t *testing.T) {
 		t.Errorf("Salvage: %v", err)
 	}
 	s.Abandon()
-	w.end(w.acquire())
+	s = w.acquire()
+	w.want("queue/ after the comparison", w.files("queue"), []string(nil))
+	w.end(s)
 	w.want("waiting", w.waiting(), []string(nil))
 	w.want("queue/", w.files("queue"), []string(nil))
 }
