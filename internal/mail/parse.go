@@ -1,6 +1,7 @@
 package mail
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -35,6 +36,69 @@ func ParseReturn(s string) (Return, error) {
 		return ReturnHeaders, nil
 	}
 	return ReturnDefault, fmt.Errorf("%q is neither full nor hdrs", s)
+}
+
+// AppendText appends the recipient as text on one line, "notify=LIST orcpt=TYPE;XTEXT expanded=yes <address>" without what
+// is not set.
+func (r Recipient) AppendText(b []byte) []byte {
+	if r.Notify != 0 {
+		b = fmt.Appendf(b, "notify=%s ", r.Notify)
+	}
+	if r.Original != "" {
+		b = fmt.Appendf(b, "orcpt=%s ", r.Original)
+	}
+	if r.Expanded {
+		b = append(b, "expanded=yes "...)
+	}
+	return append(b, r.Path.String()...)
+}
+
+// ParseRecipient reads what AppendText writes. It trusts nothing.
+func ParseRecipient(s string) (r Recipient, err error) {
+	for !strings.HasPrefix(s, "<") {
+		word, rest, ok := strings.Cut(s, " ")
+		if !ok {
+			return r, errors.New("recipient without address")
+		}
+		key, v, _ := strings.Cut(word, "=")
+		switch key {
+		case "notify":
+			r.Notify, err = ParseNotify(v)
+		case "orcpt":
+			r.Original, err = v, checkOriginal(v)
+		case "expanded":
+			r.Expanded = true
+		default:
+			err = errors.New("unknown parameter")
+		}
+		if err != nil {
+			return r, err
+		}
+		s = rest
+	}
+	r.Path, err = ParseBracketed(s)
+	if err == nil && r.Path.IsNull() {
+		err = errors.New("null recipient")
+	}
+	return r, err
+}
+
+// checkOriginal accepts what RCPT may carry after ORCPT=: printable octets without blanks.
+func checkOriginal(s string) error {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] == 0x7f {
+			return ErrControl
+		}
+	}
+	return nil
+}
+
+// ParseBracketed returns the path that s spells, which must stand in angle brackets.
+func ParseBracketed(s string) (Path, error) {
+	if len(s) < 2 || s[0] != '<' || s[len(s)-1] != '>' {
+		return Path{}, errors.New("address not in angle brackets")
+	}
+	return ParsePath(s)
 }
 
 // EncodeXtext returns s as xtext (RFC 3461 section 4): octets that could end a parameter become +HH.

@@ -50,18 +50,7 @@ func appendEnvelope(b []byte, env *mail.Envelope) []byte {
 		b = append(b, '\n')
 	}
 	for _, r := range env.Recipients {
-		b = append(b, "recipient: "...)
-		if r.Notify != 0 {
-			b = fmt.Appendf(b, "notify=%s ", r.Notify)
-		}
-		if r.Original != "" {
-			b = fmt.Appendf(b, "orcpt=%s ", r.Original)
-		}
-		if r.Expanded {
-			b = append(b, "expanded=yes "...)
-		}
-		b = append(b, r.Path.String()...)
-		b = append(b, '\n')
+		b = append(r.AppendText(append(b, "recipient: "...)), '\n')
 	}
 	return append(b, '\n')
 }
@@ -113,9 +102,9 @@ func parseField(env *mail.Envelope, key, value string) (err error) {
 	case "submitter":
 		env.Submitter, err = strconv.Atoi(value)
 	case "sender":
-		env.Sender, err = parseBracketed(value)
+		env.Sender, err = mail.ParseBracketed(value)
 	case "original-sender":
-		env.OriginalSender, err = parseBracketed(value)
+		env.OriginalSender, err = mail.ParseBracketed(value)
 	case "return":
 		env.Return, err = mail.ParseReturn(value)
 	case "envid":
@@ -127,7 +116,7 @@ func parseField(env *mail.Envelope, key, value string) (err error) {
 		env.Settles, err = parseSettles(value)
 	case "recipient":
 		var r mail.Recipient
-		r, err = parseRecipient(value)
+		r, err = mail.ParseRecipient(value)
 		env.Recipients = append(env.Recipients, r)
 	default:
 		// A whitelist: what this version does not know, it must not act on.
@@ -154,52 +143,6 @@ func parseSettles(value string) (*mail.Settles, error) {
 		s.Recipients = append(s.Recipients, int(n))
 	}
 	return s, nil
-}
-
-func parseRecipient(value string) (r mail.Recipient, err error) {
-	for !strings.HasPrefix(value, "<") {
-		word, rest, ok := strings.Cut(value, " ")
-		if !ok {
-			return r, errors.New("recipient without address")
-		}
-		key, v, _ := strings.Cut(word, "=")
-		switch key {
-		case "notify":
-			r.Notify, err = mail.ParseNotify(v)
-		case "orcpt":
-			r.Original, err = v, checkOriginal(v)
-		case "expanded":
-			r.Expanded = true
-		default:
-			err = errors.New("unknown parameter")
-		}
-		if err != nil {
-			return r, err
-		}
-		value = rest
-	}
-	r.Path, err = parseBracketed(value)
-	if err == nil && r.Path.IsNull() {
-		err = errors.New("null recipient")
-	}
-	return r, err
-}
-
-// checkOriginal accepts what RCPT may carry after ORCPT=: printable octets without blanks.
-func checkOriginal(s string) error {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] == 0x7f {
-			return mail.ErrControl
-		}
-	}
-	return nil
-}
-
-func parseBracketed(s string) (mail.Path, error) {
-	if len(s) < 2 || s[0] != '<' || s[len(s)-1] != '>' {
-		return mail.Path{}, errors.New("address not in angle brackets")
-	}
-	return mail.ParsePath(s)
 }
 
 // trailerLength is the length of the last line of a message file. It is fixed, so that it can be read from the end.
