@@ -16,7 +16,7 @@ var layers = [][]string{
 	{"deliver/recode", "deliver/idn"},
 	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
 	{"spool", "internal/submit"},
-	{"deliver"},
+	{"deliver", "internal/smtpd"},
 	{"internal/config"},
 	{"cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
 }
@@ -36,7 +36,8 @@ var doors = map[string][]string{
 	"github.com/urfave/cli/v2":        {"cmd/mailq", "cmd/queue-runner"},
 	"golang.org/x/sys":                {"spool/drop", "spool", "internal/submit", "deliver/local", "cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
 	"golang.org/x/net":                {"deliver/idn"}, // idna
-	"github.com/google/go-cmp":        nil,             // tests
+	"github.com/emersion/go-smtp":     nil,             // tests
+	"github.com/google/go-cmp":        nil,
 	"github.com/rogpeppe/go-internal": nil,
 	"go.uber.org/goleak":              nil,
 }

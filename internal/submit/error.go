@@ -50,8 +50,8 @@ func NotQueued(err error) *Error {
 	return Refuse(ExitTemporary, code, "cannot queue message: %w", err)
 }
 
-// unreadable returns the Error for content that cannot be read to its end.
-func unreadable(err error) *Error {
+// Unreadable returns the Error for content that cannot be read to its end.
+func Unreadable(err error) *Error {
 	status := ExitIO
 	if errors.Is(err, unix.EBADF) || errors.Is(err, unix.EISDIR) {
 		status = ExitNoInput

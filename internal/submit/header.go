@@ -62,7 +62,7 @@ func headerError(err error) error {
 	if err == io.EOF {
 		return nil
 	}
-	return unreadable(err)
+	return Unreadable(err)
 }
 
 // lineKind is what a line in or after the header is.

@@ -133,3 +133,39 @@ func (r *lineReader) finish() ([]byte, bool, error) {
 	}
 	return nil, false, io.EOF
 }
+
+// UntilDot reads text up to a line of one dot, and returns it without the dots that were added for that: the same text
+// that a Submission with Dots has.
+func UntilDot(src io.Reader) io.Reader { return &undotted{lines: newLineReader(src, true)} }
+
+// An undotted is text put together again from lines. Each ends in LF.
+type undotted struct {
+	lines *lineReader
+	piece []byte
+	end   bool // an LF follows the piece
+	err   error
+}
+
+func (u *undotted) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		switch {
+		case len(u.piece) > 0:
+			c := copy(p[n:], u.piece)
+			u.piece = u.piece[c:]
+			n += c
+		case u.end:
+			p[n], u.end = '\n', false
+			n++
+		case u.err != nil:
+			if n > 0 {
+				return n, nil
+			}
+			return 0, u.err
+		case n > 0 && u.lines.pos == u.lines.end:
+			return n, nil // rather than wait
+		default:
+			u.piece, u.end, u.err = u.lines.next()
+		}
+	}
+	return n, nil
+}

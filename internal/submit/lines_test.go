@@ -67,6 +67,19 @@ func TestDots(t *testing.T) {
 				t.Errorf("%s%s: %q is read as %q, want %q", tt.name, name, tt.in, got, tt.want)
 			}
 		}
+		if got, err := io.ReadAll(UntilDot(iotest.HalfReader(strings.NewReader(tt.in)))); err != nil || string(got) != tt.want {
+			t.Errorf("%s: UntilDot reads %q as %q, %v; want %q", tt.name, tt.in, got, err, tt.want)
+		}
+	}
+}
+
+// Whoever types a message at a terminal wants it to be taken after the dot.
+func TestUntilDotDoesNotReadOn(t *testing.T) {
+	r, w := io.Pipe()
+	defer r.Close()
+	go io.WriteString(w, "hello\n.\n")
+	if got, err := io.ReadAll(UntilDot(r)); err != nil || string(got) != "hello\n" {
+		t.Errorf("read %q, %v", got, err)
 	}
 }
 
@@ -84,6 +97,13 @@ func TestLinesAcrossReads(t *testing.T) {
 	small := "a\r\n\r\r\nb\rc\x00\r\n..\n.\nz"
 	if one, all := readLines(t, newLineReader(iotest.OneByteReader(strings.NewReader(small)), true)), readLines(t, newLineReader(strings.NewReader(small), true)); one != all {
 		t.Errorf("in single octets %q is read as %q, at once as %q", small, one, all)
+	}
+}
+
+func TestUntilDotReturnsErrors(t *testing.T) {
+	src := io.MultiReader(strings.NewReader("a\nb"), iotest.ErrReader(io.ErrUnexpectedEOF))
+	if got, err := io.ReadAll(UntilDot(src)); err != io.ErrUnexpectedEOF || string(got) != "a\nb" {
+		t.Errorf("read %q, %v", got, err)
 	}
 }
 

@@ -182,11 +182,19 @@ func (m *mending) writeField(w *meter, f field) {
 
 // received is the trace of this step (RFC 5321 section 4.4). Who runs the machine looks for the user ID.
 func (m *mending) received(id mail.ID) []byte {
-	from := ""
-	if m.Submitter >= 0 {
-		from = fmt.Sprintf(", from userid %d", m.Submitter)
+	b := []byte("Received: ")
+	if m.Client != "" {
+		b = fmt.Appendf(b, "from %s\r\n\t", m.Client)
 	}
-	return fmt.Appendf(nil, "Received: by %s (postrider%s)\r\n\tid %s; %s\r\n", m.host.Name, from, id, m.date())
+	b = fmt.Appendf(b, "by %s (postrider", m.host.Name)
+	if m.Submitter >= 0 {
+		b = fmt.Appendf(b, ", from userid %d", m.Submitter)
+	}
+	b = append(b, ')')
+	if m.Protocol != "" {
+		b = fmt.Appendf(b, " with %s", m.Protocol)
+	}
+	return fmt.Appendf(b, "\r\n\tid %s; %s\r\n", id, m.date())
 }
 
 func (m *mending) date() string { return m.Arrival.Format(time.RFC1123Z) }

@@ -45,6 +45,10 @@ type Submission struct {
 	// AsIs keeps the header apart from what must never leave a machine: Bcc, Return-Path and Content-Length.
 	AsIs bool
 
+	// Client and Protocol are the from and with clauses of the Received field (RFC 5321 section 4.4), without these
+	// words; "" for none.
+	Client, Protocol string
+
 	// Rejected are recipients that were named and are no addresses.
 	Rejected mail.AddressErrors
 	// Partly has a message sent to the others if some recipients are no addresses; a report goes to the sender. If there
@@ -155,7 +159,7 @@ func (p *Pending) copy(lines *lineReader) error {
 			return nil
 		}
 		if err != nil {
-			return unreadable(err)
+			return Unreadable(err)
 		}
 		p.piece(piece, ends)
 	}

@@ -113,6 +113,25 @@ func plain(t *testing.T, content string) string {
 	return content
 }
 
+func TestTrace(t *testing.T) {
+	for _, tt := range []struct {
+		name, client, protocol string
+		submitter              int
+		want                   string
+	}{
+		{"by a program", "", "", 33, "by web1.example.com (postrider, from userid 33)\r\n"},
+		{"by a program that speaks SMTP", "", "ESMTP", 33, "by web1.example.com (postrider, from userid 33) with ESMTP\r\n"},
+		{"over the network", "app ([127.0.0.1])", "SMTP", -1, "from app ([127.0.0.1])\r\n\tby web1.example.com (postrider) with SMTP\r\n"},
+	} {
+		s := submission(t, fullHeader+"\nhi\n", "a@x")
+		s.Client, s.Protocol, s.Submitter = tt.client, tt.protocol, tt.submitter
+		_, content, err := testHost.submit(t, s)
+		if want := "Received: " + tt.want + "\tid "; err != nil || !strings.HasPrefix(content, want) {
+			t.Errorf("%s: %q, %v; want %q", tt.name, content, err, want)
+		}
+	}
+}
+
 const fullHeader = "Date: d\nFrom: a@b\nMessage-ID: <i>\n"
 
 func TestContent(t *testing.T) {

@@ -1,0 +1,133 @@
+package smtpd
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+// An input is what the client sends, and what we have to say. Replies are sent when there is nothing left to read: as
+// many at once as the client has sent commands at once (RFC 2920 section 3.2).
+type input struct {
+	*bufio.Reader
+	conn Conn
+	out  *bufio.Writer
+	now  func() time.Time
+
+	mu      sync.Mutex
+	message time.Time // when the message under way has to be complete; zero if there is none
+	stopped time.Time // when we were told to end; zero if we were not
+}
+
+// readSize is how much is read at once: at least a command and its line end.
+const readSize = 32 << 10
+
+func newInput(conn Conn, now func() time.Time) *input {
+	in := &input{conn: conn, out: bufio.NewWriter(conn), now: now}
+	in.Reader = bufio.NewReaderSize(source{in}, readSize)
+	return in
+}
+
+// A source reads from the connection for the buffer of an input.
+type source struct{ *input }
+
+func (s source) Read(p []byte) (int, error) {
+	if err := s.flush(); err != nil {
+		return 0, err
+	}
+	if err := s.setDeadline(); err != nil {
+		return 0, err
+	}
+	return s.conn.Read(p)
+}
+
+func (in *input) flush() error {
+	if in.out.Buffered() == 0 {
+		return nil
+	}
+	if err := in.conn.SetWriteDeadline(in.now().Add(replyTimeout)); err != nil {
+		return err
+	}
+	return in.out.Flush()
+}
+
+func (in *input) setDeadline() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	deadline := in.now().Add(commandTimeout)
+	if !in.message.IsZero() && in.message.Before(deadline) {
+		deadline = in.message
+	}
+	if !in.stopped.IsZero() {
+		end := in.stopped
+		if !in.message.IsZero() {
+			end = end.Add(stopTimeout)
+		}
+		if end.Before(deadline) {
+			deadline = end
+		}
+	}
+	return in.conn.SetReadDeadline(deadline)
+}
+
+// stop has the session end before the next command, and a message under way soon. It may be called at any time.
+func (in *input) stop() {
+	in.mu.Lock()
+	in.stopped = in.now()
+	in.mu.Unlock()
+	// Whoever waits wakes up, and may wait again. A connection without deadlines ends with its process.
+	_ = in.setDeadline()
+}
+
+func (in *input) isStopped() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return !in.stopped.IsZero()
+}
+
+// begin gives a message its time; end takes it back.
+func (in *input) begin() { in.setMessage(in.now().Add(messageTimeout)) }
+func (in *input) end()   { in.setMessage(time.Time{}) }
+
+func (in *input) setMessage(t time.Time) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.message = t
+}
+
+// errLong is the error for a command that is longer than maxLine. All of it has been read.
+var errLong = errors.New("command too long")
+
+// line reads a command. bare says that it ended with LF alone.
+func (in *input) line() (line string, bare bool, err error) {
+	b, err := in.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = in.ReadSlice('\n')
+		}
+		if err == nil {
+			err = errLong
+		}
+	}
+	if err != nil {
+		return "", false, err
+	}
+	if len(b) > maxLine {
+		return "", false, errLong
+	}
+	text, crlf := bytes.CutSuffix(b, []byte("\r\n"))
+	if !crlf {
+		text = bytes.TrimSuffix(b, []byte("\n"))
+	}
+	return string(text), !crlf, nil
+}
+
+// isTimeout reports whether a client took too long, or we were told to end.
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// isEnd reports whether the client went away.
+func isEnd(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
