@@ -16,7 +16,7 @@ var layers = [][]string{
 	{"deliver/recode", "deliver/idn"},
 	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
 	{"spool", "internal/submit"},
-	{"deliver", "internal/smtpd"},
+	{"deliver", "internal/smtpd", "internal/submitd"},
 	{"internal/config"},
 	{"cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
 }

@@ -1,0 +1,143 @@
+package submitd
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/internal/submit"
+)
+
+// A Client hands in messages, one after the other, over a connection to a server.
+type Client struct {
+	conn io.ReadWriter
+	in   *bufio.Reader
+	buf  []byte // what is gathered to be sent at once
+}
+
+// NewClient returns a client that has the connection to itself.
+func NewClient(conn io.ReadWriter) *Client {
+	return &Client{conn: conn, in: bufio.NewReaderSize(conn, maxAnswer), buf: make([]byte, 0, chunkSize+lengthSize)}
+}
+
+const (
+	chunkSize  = 32 << 10          // of the content sent at once
+	lengthSize = len("1234567890") // of the line before it
+	maxAnswer  = 4 << 10
+)
+
+// A Pending is a message that the server has, but for the word that this is all of it.
+type Pending struct{ c *Client }
+
+// Receive sends a message. The error is a *submit.Error; unless the server is gone, another message may be sent.
+func (c *Client) Receive(r Request) (*Pending, error) {
+	if err := c.write(r.appendText(c.buf)); err != nil {
+		return nil, c.lost(err)
+	}
+	if r.Dots {
+		r.Content = submit.UntilDot(r.Content)
+	}
+	for {
+		chunk := c.buf[lengthSize : lengthSize+chunkSize]
+		n, err := r.Content.Read(chunk)
+		if n > 0 {
+			// The length is written right before the chunk, so that both are one write.
+			length := strconv.Itoa(n) + "\n"
+			start := lengthSize - len(length)
+			copy(c.buf[start:lengthSize], length)
+			if err := c.write(c.buf[start : lengthSize+n]); err != nil {
+				return nil, c.lost(err)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return &Pending{c}, nil
+		}
+		if err != nil {
+			return nil, errors.Join(submit.Unreadable(err), c.cancel())
+		}
+	}
+}
+
+// Commit puts the message into the queue, under the ID it returns. The error is a *submit.Error: that the message is not
+// there; if the server is gone, it may be there nevertheless.
+func (p *Pending) Commit() (mail.ID, error) {
+	if err := p.c.write([]byte("0\n")); err != nil {
+		return "", p.c.lost(err)
+	}
+	return p.c.answer()
+}
+
+// Abort forgets the message.
+func (p *Pending) Abort() error { return p.c.cancel() }
+
+// cancel has the server forget the message. That it says so is no error.
+func (c *Client) cancel() error {
+	if err := c.write([]byte("cancel\n")); err != nil {
+		return c.lost(err)
+	}
+	_, err := c.answer()
+	var refusal *submit.Error
+	if errors.As(err, &refusal) && refusal.Code == cancelled {
+		return nil
+	}
+	return err
+}
+
+// cancelled is the code of the answer to that.
+var cancelled = mail.EnhancedCode{4, 0, 0}
+
+func (c *Client) write(b []byte) error {
+	_, err := c.conn.Write(b)
+	return err
+}
+
+// lost returns what the server said before it hung up, or that it did.
+func (c *Client) lost(err error) error {
+	if _, answer := c.answer(); !errors.Is(answer, errHungUp) && answer != nil {
+		return answer
+	}
+	return submit.NotQueued(fmt.Errorf("%w: %w", errHungUp, err))
+}
+
+var errHungUp = errors.New("the server of the submission socket has hung up")
+
+// answer reads the line that the server has for a message.
+func (c *Client) answer() (mail.ID, error) {
+	line, err := c.in.ReadSlice('\n')
+	if err != nil {
+		return "", submit.NotQueued(fmt.Errorf("%w: %w", errHungUp, err))
+	}
+	status, rest, _ := strings.Cut(string(bytes.TrimSuffix(line, []byte("\n"))), " ")
+	if status == "0" {
+		id, err := mail.ParseID(rest)
+		if err != nil {
+			return "", submit.NotQueued(fmt.Errorf("the submission socket answers: %w", err))
+		}
+		return id, nil
+	}
+	return "", parseRefusal(status, rest)
+}
+
+func parseRefusal(status, rest string) error {
+	code, rest, _ := strings.Cut(rest, " ")
+	told, words, _ := strings.Cut(rest, " ")
+	n, err := strconv.ParseUint(status, 10, 7)
+	enhanced, ok := mail.ParseEnhancedCode(code)
+	if err != nil || !ok {
+		return submit.NotQueued(fmt.Errorf("the submission socket answers %q", status))
+	}
+	refusal := submit.Refuse(int(n), enhanced, "%s", words)
+	refusal.Returned = told == wordTold
+	return refusal
+}
+
+// Words of an answer that say whether the sender gets a report.
+const (
+	wordTold    = "told"
+	wordNotTold = "-"
+)
