@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -672,18 +673,20 @@ func TestTakeInMindsVeryManyRecipients(t *testing.T) {
 }
 
 func TestGateThatSomebodyKeeps(t *testing.T) {
-	w := newWorld(t)
-	s := w.acquire()
-	defer s.Abandon()
-	gate, err := openGate(w.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer gate.Close()
-	if err := flock(gate, unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := s.Due(w.now); err == nil || !strings.Contains(err.Error(), "kept locked by another process") {
-		t.Errorf("Due = %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.acquire()
+		defer s.Abandon()
+		gate, err := openGate(w.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer gate.Close()
+		if err := flock(gate, unix.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.Due(w.now); err == nil || !strings.Contains(err.Error(), "kept locked by another process") {
+			t.Errorf("Due = %v", err)
+		}
+	})
 }
