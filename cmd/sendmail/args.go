@@ -28,6 +28,7 @@ type options struct {
 	envelopeID       string
 
 	delivery byte   // as -od names it: b, i, q; 0 if not given
+	accepted bool   // the message is in the queue
 	errors   byte   // as -oe names it: p, m, w, q, e
 	verbose  bool   // show how the message is delivered
 	config   string // the file that -C names; "" if none

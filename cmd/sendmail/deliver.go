@@ -47,6 +47,7 @@ func (o *options) deliver(stdin, stdout *os.File) error {
 	if err != nil {
 		return err
 	}
+	o.accepted = true
 	o.wake(cfg, id, stdout)
 	return nil
 }

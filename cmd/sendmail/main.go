@@ -23,8 +23,9 @@ func main() {
 // run does what the command line asks for, and returns the exit status. Nothing is written but one line about what went
 // wrong: callers take any output for a failure, or mix it into their own.
 func run(args []string, stdin, stdout *os.File, stderr io.Writer) (status int) {
+	var o options
 	defer func() {
-		if v := recover(); v != nil {
+		if v := recover(); v != nil && !o.accepted { // else he would send it again
 			fmt.Fprintf(stderr, "sendmail: internal error: %v\n", v)
 			status = submit.ExitSoftware
 		}
@@ -45,10 +46,13 @@ func run(args []string, stdin, stdout *os.File, stderr io.Writer) (status int) {
 		return 0
 	}
 	if o.errors != 'q' {
-		fmt.Fprintf(stderr, "sendmail: %v\n", err)
+		fmt.Fprintf(stderr, "sendmail: %s\n", onOneLine(err))
 	}
 	return exitStatus(err)
 }
+
+// onOneLine returns the text of an error, which may be several that were joined.
+func onOneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func exitStatus(err error) int {
 	var refusal *submit.Error

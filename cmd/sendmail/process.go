@@ -41,7 +41,7 @@ func secureMode() bool {
 	const atSecure = 23 // getauxval(3)
 	aux, err := unix.Auxv()
 	if err != nil {
-		return false
+		return true // for all we know
 	}
 	for _, entry := range aux {
 		if entry[0] == atSecure {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -34,5 +35,11 @@ func TestMoveDir(t *testing.T) {
 		if _, err := os.Stat(message); err != nil {
 			t.Errorf("%v: %v", missing, err)
 		}
+	}
+}
+
+func TestErrorOnOneLine(t *testing.T) {
+	if got := onOneLine(errors.Join(errors.New("no space"), errors.New("cannot close"))); got != "no space; cannot close" {
+		t.Errorf("onOneLine = %q", got)
 	}
 }
