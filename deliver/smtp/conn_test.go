@@ -2,8 +2,11 @@ package smtp
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,4 +69,45 @@ func TestRepeatedPassword(t *testing.T) {
 			t.Errorf("%q is shown as %s", reply, shown)
 		}
 	}
+}
+
+// A resolver that cannot be asked is our trouble, and not an answer.
+func TestResolverOutOfReach(t *testing.T) {
+	usual := net.DefaultResolver
+	defer func() { net.DefaultResolver = usual }()
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("no way there")
+	}}
+	_, err := Open(t.Context(), &Server{Host: "mx.somewhere.invalid"})
+	f, ok := err.(*mail.Failure)
+	if !ok || f.Action != mail.Delayed || f.Scope != mail.OfUs || f.Reply.Enhanced != (mail.EnhancedCode{4, 4, 3}) || !strings.HasPrefix(f.Reply.Text, "cannot look up mx.somewhere.invalid: ") {
+		t.Errorf("Open = %+v", err)
+	}
+}
+
+// A server that says goodbye after one transaction gets no other one; who is left waits for the host.
+func TestGoodbyeBetweenTransactions(t *testing.T) {
+	srv := smtptest.NewServer(t, smtptest.Options{
+		Extensions: []string{"PIPELINING", "LIMITS RCPTMAX=1"},
+		Replies:    map[string]string{"RCPT": "550 5.1.1 who?", "DATA": "354 well", ".": "421 4.3.2 going down"},
+	})
+	s := open(t, client(srv))
+	m := message(t, letter, "bob@example.com", "eve@example.com")
+	want := []string{"failed of recipient, server says 5.1.1", "delayed of host, us says 4.4.2"}
+	if got := outcomes(s.Deliver(t.Context(), m, all(m))); !slices.Equal(got, want) || s.Usable() {
+		t.Errorf("Deliver: %q (usable: %v), want %q", got, s.Usable(), want)
+	}
+}
+
+// A password that SASLprep refuses is sent as it is: the server may have been given it so.
+func TestPasswordThatSASLprepRefuses(t *testing.T) {
+	const password = "tab\there"
+	srv := smtptest.NewServer(t, smtptest.Options{
+		Certificate: smtptest.Valid, Users: map[string]string{"ann": password}, Mechanisms: []string{"SCRAM-SHA-256"},
+	})
+	s, err := Open(t.Context(), verifying(srv, password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
 }

@@ -532,6 +532,15 @@ func TestSizeLimitIsExact(t *testing.T) {
 	}
 }
 
+// A name that would be too long with the domain stays as it is, for others to judge.
+func TestLongBareName(t *testing.T) {
+	name := strings.Repeat("x", 1020)
+	m, _, err := testHost.submit(t, submission(t, "\nhi\n", name))
+	if err != nil || recipients(m) != name {
+		t.Errorf("submit = %v, recipients of %d octets", err, len(recipients(m)))
+	}
+}
+
 // manyRecipients returns a header that names so many.
 func manyRecipients(n int) string {
 	var b strings.Builder
