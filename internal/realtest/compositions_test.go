@@ -24,6 +24,8 @@ type expected struct {
 	sender     string
 	recipients []string
 	repairs
+
+	subject, text string // what the reader sees: the subject, and words of the text
 }
 
 const (
@@ -58,6 +60,7 @@ var compositions = []composition{
 		calls: []expected{{
 			sender: "jose@web1.example", recipients: []string{"bob@site.example", "carol@other.example", "hidden@site.example"},
 			repairs: repairs{add: []string{addsDate, addsMessageID, addsJose}, remove: []string{"Bcc"}},
+			subject: "Grüße aus Köln", text: awkward,
 		}},
 	},
 	{
@@ -66,6 +69,7 @@ var compositions = []composition{
 		calls: []expected{{
 			sender: "ann@web1.example", recipients: []string{"bob@site.example", "carol@other.example"},
 			repairs: repairs{add: []string{addsMessageID, addsAnn}},
+			subject: "Grüße", text: awkward,
 		}},
 	},
 	{
@@ -79,7 +83,7 @@ var compositions = []composition{
 	{
 		program: "mutt", does: "an attachment and a blind copy", user: "ann",
 		script: `printf 'attached' >note.txt; mutt -s 'Übung' -b hidden@site.example -a note.txt -- bob@site.example`, stdin: awkward,
-		calls: []expected{{sender: "ann@web1.example", recipients: hidden}},
+		calls: []expected{{sender: "ann@web1.example", recipients: hidden, subject: "Übung", text: awkward}},
 	},
 	{
 		program: "mutt", does: "ISO-8859-1 in 8 bits, reports asked for failures only", user: "ann",
@@ -100,7 +104,9 @@ var compositions = []composition{
 			printf 'From ann\r\nends\r\n' >g; git add g; git commit -qm zwei
 			printf 'a\n.\n..\nFrom here\n%0900d\nno newline at the end é' 7 >h; git add h; git commit -qm 'drei: äöü'
 			git send-email --quiet --confirm=never --envelope-sender=auto --suppress-cc=self --to bob@site.example --cc 'Carol <carol@other.example>' -3 >/dev/null`,
-		calls: []expected{patch, patch, patch},
+		calls: []expected{
+			patch("[PATCH 1/3] eins: äöü", "\n+.\n+From here\n"), patch("[PATCH 2/3] zwei", "\n+From ann"), patch("[PATCH 3/3] drei: äöü", "end é"),
+		},
 	},
 	{
 		program: "PHP mail()", does: "CRLF header, LF body, a blind copy, a sender for bounces", user: "www-data",
@@ -111,6 +117,7 @@ var compositions = []composition{
 		calls: []expected{{
 			sender: "bounce@site.example", recipients: []string{"bob@site.example", "carol@other.example", "hidden@site.example"},
 			repairs: repairs{add: []string{addsDate, addsMessageID}, remove: []string{"Bcc"}},
+			subject: "Grüße", text: "l1\n.\n..\nFrom l2 é\n",
 		}},
 	},
 	{
@@ -250,8 +257,10 @@ var compositions = []composition{
 	},
 }
 
-// patch is each message of a series.
-var patch = expected{sender: "jose@site.example", recipients: []string{"bob@site.example", "carol@other.example"}}
+// patch is a message of a series.
+func patch(subject, text string) expected {
+	return expected{sender: "jose@site.example", recipients: []string{"bob@site.example", "carol@other.example"}, subject: subject, text: text}
+}
 
 // mend does to a body what must be done before it can be sent (RFC 5321 section 2.3.8).
 func mend(body []byte) []byte {
@@ -272,6 +281,7 @@ var cronJobs = composition{
 					"To: ops@site.example,root": "To: ops@site.example,root@web1.example",
 				},
 			},
+			subject: `Cron <ann@web1> printf 'Grüße\n.\nFrom here\nno newline'`, text: "Grüße\n.\nFrom here\nno newline",
 		},
 		{
 			sender: "root@web1.example", recipients: []string{"root@web1.example"},

@@ -8,46 +8,71 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// packages are the programs of the proof; apt adds what they depend on.
-var packages = []string{
+// A debian is a choice of Debian's packages, unpacked into a directory of its own.
+type debian struct {
+	packages []string // apt adds what they depend on
+	alone    []string // of which nothing is wanted but themselves
+}
+
+// base is what dpkg takes for granted on every Debian system.
+var base = []string{"bash", "coreutils", "dash", "findutils", "gawk", "grep", "hostname", "iproute2", "libc-bin", "sed", "util-linux"}
+
+// sendersAndPostfix is for the proof.
+var sendersAndPostfix = debian{packages: append([]string{
 	// The receiving side.
 	"postfix", "libsasl2-modules", "libsasl2-modules-db", "sasl2-bin",
 	// Who sends.
 	"anacron", "bsd-mailx", "cron", "git", "git-email", "libmailtools-perl", "mailutils", "mutt", "php8.2-cli", "s-nail",
-	// What dpkg takes for granted on every Debian system.
-	"bash", "coreutils", "dash", "findutils", "gawk", "grep", "hostname", "iproute2", "libc-bin", "sed", "util-linux",
+}, base...)}
+
+// clients is for what every test run tries: programs that send, and those that watch.
+var clients = debian{
+	packages: append([]string{
+		"bsd-mailx", "cron", "git", "git-email", "libmailtools-perl", "mailutils", "mutt", "php8.2-cli",
+		"msmtp-mta", // some of them depend on a sendmail, which ours takes the place of
+	}, base...),
+	alone: []string{"monitoring-plugins-common", "monitoring-plugins-standard"},
 }
 
-// debianRoot returns a directory with the packages unpacked, not configured. It is made once and then only read.
-func debianRoot(t *testing.T) string {
-	t.Helper()
+// unpacked returns the directory with the packages unpacked, not configured. It is made once and then only read.
+func (d debian) unpacked() (string, error) {
 	cache := os.Getenv("POSTRIDER_PROOF_CACHE")
 	if cache == "" {
 		dir, err := os.UserCacheDir()
 		if err != nil {
-			t.Fatalf("no place to unpack packages in: %v; set POSTRIDER_PROOF_CACHE", err)
+			return "", fmt.Errorf("no place to unpack packages in: %w; set POSTRIDER_PROOF_CACHE", err)
 		}
 		cache = filepath.Join(dir, "postrider-proof")
 	}
-	key := sha256.Sum256([]byte(strings.Join(packages, " ")))
+	key := sha256.Sum256([]byte(strings.Join(slices.Concat(d.packages, d.alone), " ")))
 	root := filepath.Join(cache, fmt.Sprintf("root-%x", key[:6]))
 	if _, err := os.Stat(root); err == nil {
-		return root
+		return root, nil
 	}
-	t.Logf("fetching and unpacking packages into %s", root)
-	if err := unpack(cache, root); err != nil {
-		t.Fatalf("unpack Debian's packages: %v", err)
+	if err := d.unpack(cache, root); err != nil {
+		return "", fmt.Errorf("unpack Debian's packages: %w", err)
+	}
+	return root, nil
+}
+
+// root is unpacked for tests that somebody has asked for.
+func (d debian) root(t *testing.T) string {
+	t.Helper()
+	root, err := d.unpacked()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return root
 }
 
 // unpack fetches the packages and all that they depend on, as if nothing were installed, and unpacks them into root.
 // root appears complete or not at all.
-func unpack(cache, root string) error {
+func (d debian) unpack(cache, root string) error {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return err
 	}
@@ -68,12 +93,19 @@ func unpack(cache, root string) error {
 	options := []string{
 		"-qq", "-y", "-o", "Dir::State=" + apt + "/state", "-o", "Dir::State::status=" + apt + "/status", "-o", "Dir::Cache=" + apt + "/cache",
 		"-o", "APT::Install-Recommends=0", "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root",
+		"-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20",
 	}
 	if err := command("apt-get", append(options, "update")...); err != nil {
 		return err
 	}
-	if err := command("apt-get", append(append(options, "--download-only", "install"), packages...)...); err != nil {
+	if err := command("apt-get", slices.Concat(options, []string{"--download-only", "install"}, d.packages)...); err != nil {
 		return err
+	}
+	if len(d.alone) > 0 {
+		// It downloads into the working directory.
+		if err := command("env", slices.Concat([]string{"-C", archives, "apt-get"}, options, []string{"download"}, d.alone)...); err != nil {
+			return err
+		}
 	}
 	debs, err := filepath.Glob(archives + "/*.deb")
 	if err != nil {

@@ -1,6 +1,11 @@
-// Package realtest proves the main job on real input: what Debian's programs compose goes through our sendmail, the
-// spool and a pass to a real Postfix, and what arrives is compared with it byte by byte. It holds tests only; they need
-// root, apt and the network the first time, so they run when POSTRIDER_PROOF is set:
+// Package realtest proves the main job on real input. It holds tests only; they need root, apt, and the network the first
+// time.
+//
+// Every test run has Debian's cron, mailx, mutt, git, PHP and a monitoring plugin find our programs in the usual places,
+// and looks at what a server gets (TestClients, TestCheckMailq); where the packages cannot be had, it says so.
+//
+// In the proof, what more programs compose goes through our sendmail, the spool and a pass to a real Postfix, and what
+// arrives is compared with it byte by byte. That runs when POSTRIDER_PROOF is set:
 //
 //	POSTRIDER_PROOF=1 go test -count=1 -v ./internal/realtest
 //

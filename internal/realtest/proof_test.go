@@ -49,7 +49,7 @@ type shipment struct {
 func TestRealInput(t *testing.T) {
 	prove(t)
 	bin := build(t)
-	w := newWorld(t, debianRoot(t))
+	w := newWorld(t, sendersAndPostfix.root(t))
 	w.furnish()
 	w.startPostfix()
 	w.install(bin)
@@ -65,7 +65,8 @@ func TestRealInput(t *testing.T) {
 		}
 		shipments = append(shipments, w.ship(t, c, shipments)...)
 	}
-	w.startCron()
+	w.startCron(crontabOfRoot)
+	w.eventually("cron has sent the output of its jobs", func() bool { return w.finished(len(cronJobs.calls)) })
 	shipments = append(shipments, w.ship(t, cronJobs, shipments)...)
 
 	keepSamples(t, shipments)
@@ -83,15 +84,14 @@ func TestRealInput(t *testing.T) {
 	}
 }
 
-// startCron starts cron, which runs the jobs of a system start at once, and waits for what they have to say.
-func (w *world) startCron() {
+// startCron starts cron, which runs the jobs of a system start at once: those of ann, and those in the table of the system.
+func (w *world) startCron(system string) {
 	permit := []byte("auth required pam_permit.so\naccount required pam_permit.so\nsession required pam_permit.so\n")
 	w.write("etc/pam.d/cron", permit, 0o644, "root")
 	w.write("etc/pam.d/other", permit, 0o644, "root")
 	w.write("var/spool/cron/crontabs/ann", []byte(crontabOfAnn), 0o600, "ann")
-	w.write("etc/crontab", []byte(crontabOfRoot), 0o644, "root")
+	w.write("etc/crontab", []byte(system), 0o644, "root")
 	w.must("root", "cron")
-	w.eventually("cron has sent the output of its jobs", func() bool { return w.finished(len(cronJobs.calls)) })
 }
 
 // ship takes the calls that a composition led to, and the messages that they left in the queue besides those before.

@@ -12,7 +12,7 @@ import (
 // TestReceiverChangesNothing proves the scales before they are used: what a client sends is what Postfix delivers.
 func TestReceiverChangesNothing(t *testing.T) {
 	prove(t)
-	w := newWorld(t, debianRoot(t))
+	w := newWorld(t, sendersAndPostfix.root(t))
 	w.furnish()
 	w.startPostfix()
 

@@ -18,7 +18,7 @@ import (
 func TestSessions(t *testing.T) {
 	prove(t)
 	bin := build(t)
-	w := newWorld(t, debianRoot(t))
+	w := newWorld(t, sendersAndPostfix.root(t))
 	w.furnish()
 	w.startPostfix()
 	w.install(bin)

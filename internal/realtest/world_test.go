@@ -189,32 +189,35 @@ func (w *world) must(user string, argv ...string) string {
 	return out
 }
 
-// dial connects to a port of the world's loopback interface: a socket belongs to the network namespace that its thread
-// was in when it was made.
-func (w *world) dial(port int) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result)
+// dial connects to a port of the world's loopback interface.
+func (w *world) dial(port int) (conn net.Conn, err error) {
+	err = w.within(func() error {
+		conn, err = net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+		return err
+	})
+	return conn, err
+}
+
+// within calls f in the network of the world: a socket belongs to the network namespace that its thread was in when it
+// was made.
+func (w *world) within(f func() error) error {
+	done := make(chan error)
 	go func() {
 		// Never unlocked: the thread, which is of no use outside any more, ends with the goroutine.
 		runtime.LockOSThread()
-		conn, err := func() (net.Conn, error) {
+		done <- func() error {
 			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", w.pid))
 			if err != nil {
-				return nil, err
+				return err
 			}
 			defer ns.Close()
 			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return nil, fmt.Errorf("enter the network of the world: %w", err)
+				return fmt.Errorf("enter the network of the world: %w", err)
 			}
-			return net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+			return f()
 		}()
-		done <- result{conn, err}
 	}()
-	r := <-done
-	return r.conn, r.err
+	return <-done
 }
 
 // eventually waits until something holds that another process brings about.
