@@ -78,8 +78,8 @@ func fateOf(address string) fate {
 // routes is the configuration for that.
 const routes = `
 [retry]
-first = "1s"
-max_wait = "1s"
+first = "5m"
+max_wait = "5m"
 
 [transport.box]
 url = "maildir:DIR/Maildir"
