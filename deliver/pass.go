@@ -47,6 +47,7 @@ type hopWork struct {
 	route   Route
 	workers int
 	proven  bool // a session has been opened: more may be
+	busy    int  // messages that workers have and have not answered for
 }
 
 // An event is what a worker tells the pass. It may be several things at once.
@@ -234,7 +235,8 @@ func (p *pass) start(ctx context.Context, hop string) error {
 		w = &hopWork{route: route}
 		p.hops[hop] = w
 	}
-	if w.workers > 0 && (!w.proven || w.workers >= w.route.Concurrency) {
+	// A worker that has answered for all it had is about to ask for more.
+	if w.workers > 0 && (!w.proven || w.busy == 0 || w.workers >= w.route.Concurrency) {
 		return nil
 	}
 	claims, err := p.claim(hop, w.proven)
@@ -242,6 +244,7 @@ func (p *pass) start(ctx context.Context, hop string) error {
 		return err
 	}
 	w.workers++
+	w.busy += len(claims)
 	p.sessions++
 	go p.newWorker(hop, w).run(ctx, claims)
 	return nil
@@ -366,6 +369,9 @@ func (p *pass) account(group []event) error {
 			p.Logf("%s", line)
 		}
 		w := p.hops[e.hop]
+		if w != nil && e.settlement != nil {
+			w.busy--
+		}
 		if e.opened {
 			w.proven = true
 		}
@@ -387,6 +393,7 @@ func (p *pass) account(group []event) error {
 func (p *pass) answer(e event) error {
 	claims, err := p.claim(e.hop, true)
 	if len(claims) > 0 {
+		p.hops[e.hop].busy += len(claims)
 		e.wants <- claims
 	}
 	return err
@@ -424,7 +431,6 @@ func (p *pass) giveUpOverdue() error {
 		bounced := false
 		for _, c := range claims {
 			done := p.concludeAll(c, result)
-			done.hop = hop
 			bounced = bounced || slices.ContainsFunc(done.settlement.Dispositions, final)
 			group = append(group, done)
 		}

@@ -678,3 +678,15 @@ func TestRenewalCutsNoSession(t *testing.T) {
 		w.want("delivered", s.got, []string{"bob@a.example"})
 	})
 }
+
+// A server that takes some recipients of its first message, and then ends the session, gets the others at once.
+func TestSessionThatEndsAmidItsFirstMessage(t *testing.T) {
+	w := newWorld(t)
+	s, n := &server{}, 0
+	s.breaks = func(*mail.Message) bool { n++; return n == 2 || n == 3 }
+	w.servers["a.example"] = s
+	w.submit("ann@example.org", "bob@a.example", "cyd@a.example", "dan@a.example")
+	w.pass()
+	w.want("delivered", slices.Sorted(slices.Values(s.got)), []string{"bob@a.example", "cyd@a.example", "dan@a.example"})
+	w.want("waiting", w.waiting(), []string(nil))
+}

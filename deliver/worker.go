@@ -141,7 +141,7 @@ func (w *worker) attempt(ctx context.Context, c spool.Claim) (broken *mail.Resul
 	}
 	e := w.conclude(c, &f.Message, results)
 	e.hop = w.hop
-	e.again = broken != nil && w.useful && !w.session.Usable()
+	e.again = broken != nil && (w.useful || !hostOnly) && !w.session.Usable()
 	e.useful = !hostOnly && !w.useful
 	w.useful = w.useful || !hostOnly
 	w.events <- e
