@@ -452,8 +452,8 @@ func TestFileSizeLimit(t *testing.T) {
 func TestDescriptorsAreNotPassedOn(t *testing.T) {
 	w := newWorld(t, "")
 	dir := t.TempDir()
-	for name, script := range map[string]string{"queue-runner": "#!/bin/sh\nls /proc/$$/fd >\"$STARTED\"\n"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+	for _, name := range []string{"queue-runner", "mailq"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\nls /proc/$$/fd >\"$STARTED\"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -465,18 +465,20 @@ func TestDescriptorsAreNotPassedOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := filepath.Join(w.dir, "descriptors")
-	cmd := exec.Command("sh", "-c", `exec 7</dev/null 9</dev/null; "$0" -odi root </dev/null`, filepath.Join(dir, "sendmail"))
-	cmd.Env = append(w.sendmail().Env, "STARTED="+list, "PATH="+os.Getenv("PATH"))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v, %q", err, out)
-	}
-	got, err := os.ReadFile(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, fd := range strings.Fields(string(got)) {
-		if fd == "7" || fd == "9" {
-			t.Errorf("descriptor %s of the caller's was passed on; open are %q", fd, got)
+	for _, how := range []string{"-odi root", "-bp"} {
+		cmd := exec.Command("sh", "-c", `exec 7</dev/null 9</dev/null; "$0" `+how+` </dev/null`, filepath.Join(dir, "sendmail"))
+		cmd.Env = append(w.sendmail().Env, "STARTED="+list, "PATH="+os.Getenv("PATH"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v, %q", err, out)
+		}
+		got, err := os.ReadFile(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range strings.Fields(string(got)) {
+			if fd == "7" || fd == "9" {
+				t.Errorf("%s: descriptor %s of the caller's was passed on; open are %q", how, fd, got)
+			}
 		}
 	}
 }
