@@ -52,7 +52,7 @@ func TestHarnessSeesPlantedBugs(t *testing.T) {
 				p.disk = newDisk(t, Ext4())
 			}
 			fired, findings := Sweep{}.Run(p.trial)
-			t.Logf("%d points, %d findings", fired, len(findings))
+			t.Logf("%s: %d faults, %d findings", t.Name(), fired, len(findings))
 			if fired == 0 {
 				t.Error("no fault fired")
 			}

@@ -173,7 +173,7 @@ func (c *counts) add(name string, n int) {
 // report prints the counts, and fails the test if there are findings or no fault fired at all.
 func (c *counts) report(t *testing.T, fired int, findings []error) {
 	t.Helper()
-	line := fmt.Sprintf("%d faults fired", fired)
+	line := fmt.Sprintf("%s: %d faults", t.Name(), fired)
 	for _, name := range c.names {
 		line += fmt.Sprintf(", %d %s", c.n[name], name)
 	}
