@@ -205,14 +205,14 @@ func TestIsUser(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add("root: ann, \"Doe, Bob\" <bob@example.net>, \\cyd, :include:/x, |cmd\n  , more\n", "root")
+	f.Add("root: ann, \"Doe, Bob\" <bob@example.net>, \\cyd, |cmd\n  , more\n", "root")
 	f.Add("a: a\n", "a")
 	f.Fuzz(func(t *testing.T, text, name string) {
 		tab, _ := parse("aliases", []byte(text))
 		for target := range tab.entries {
 			for _, s := range tab.entries[target].targets {
-				if strings.HasPrefix(s, ":include:") {
-					t.Skip() // no files of this machine
+				if strings.Contains(strings.ToLower(s), ":include:") {
+					return // no files of this machine
 				}
 			}
 		}
