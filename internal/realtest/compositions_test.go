@@ -225,7 +225,10 @@ var compositions = []composition{
 		stdin:  "To: bob@site.example\n\n" + strings.Repeat("long ", 4000) + "\nshort\n",
 		calls: []expected{{
 			sender: "ann@web1.example", recipients: bob,
-			repairs: repairs{add: []string{addsDate, addsMessageID, addsAnn}},
+			repairs: repairs{
+				add:   []string{addsDate, addsMessageID, addsAnn, "MIME-Version: 1.0", "Content-Transfer-Encoding: quoted-printable"},
+				coded: true,
+			},
 		}},
 	},
 	{

@@ -3,6 +3,8 @@ package realtest
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"mime/quotedprintable"
 	"regexp"
 	"slices"
 	"strings"
@@ -68,6 +70,7 @@ type repairs struct {
 	remove []string            // names of the fields that are not sent
 	change map[string]string   // fields that are sent otherwise
 	body   func([]byte) []byte // nil if it is sent as it is
+	coded  bool                // no server takes it as it is: it is sent in quoted-printable
 }
 
 // apply returns what should be sent, apart from what is added.
@@ -109,8 +112,15 @@ func (r repairs) check(composed, arrived content, id string) string {
 	if !slices.Equal(got, want.fields) {
 		return fmt.Sprintf("header, apart from what is added:\n got %q\nwant %q", got, want.fields)
 	}
-	if !bytes.Equal(arrived.body, want.body) {
-		return "body: " + difference(arrived.body, want.body)
+	body := arrived.body
+	if r.coded {
+		var err error
+		if body, err = io.ReadAll(quotedprintable.NewReader(bytes.NewReader(body))); err != nil {
+			return "body: " + err.Error()
+		}
+	}
+	if !bytes.Equal(body, want.body) {
+		return "body: " + difference(body, want.body)
 	}
 	return ""
 }
