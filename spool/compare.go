@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io/fs"
@@ -58,7 +59,7 @@ func (s *Spool) Compare() error {
 	if err := s.applyJournals(journals, here, buried); err != nil {
 		return err
 	}
-	if err := s.calmDown(); err != nil {
+	if err := s.straighten(); err != nil {
 		return err
 	}
 	return s.update(func(x *tx) error {
@@ -69,11 +70,12 @@ func (s *Spool) Compare() error {
 	})
 }
 
-// calmDown takes back that recipients are being tried: whoever did that is gone.
-func (s *Spool) calmDown() error {
+// straighten takes back that recipients are being tried, since whoever did that is gone, and makes due whoever is not: a
+// damaged page may have lost his entry, and without it nobody would ever look at him.
+func (s *Spool) straighten() error {
 	for from := []byte{}; from != nil; {
 		if err := s.update(func(x *tx) (err error) {
-			from, err = x.calmDown(from)
+			from, err = x.straighten(from)
 			return err
 		}); err != nil {
 			return err
@@ -82,9 +84,9 @@ func (s *Spool) calmDown() error {
 	return nil
 }
 
-// calmDown does so for some recipients from a key on, and returns where to go on; nil at the end.
-func (x *tx) calmDown(from []byte) ([]byte, error) {
-	active := map[string]recipient{}
+// straighten does so for some recipients from a key on, and returns where to go on; nil at the end.
+func (x *tx) straighten(from []byte) ([]byte, error) {
+	bent := map[string]recipient{}
 	c := x.recipients.Cursor()
 	k, v := c.Seek(from)
 	for i := 0; k != nil && i < rerouteBatch; i++ {
@@ -92,15 +94,16 @@ func (x *tx) calmDown(from []byte) ([]byte, error) {
 		if err := p.decode(k, v); err != nil {
 			return nil, err
 		}
-		if p.active {
+		due := dueKey(p.hop, p.next, mail.ID(k[:idLength]), recipientOf(k))
+		if found, _ := x.due.Cursor().Seek(due); p.active || !bytes.Equal(found, due) {
 			p.active = false
-			active[string(k)] = p
+			bent[string(k)] = p
 		}
 		k, v = c.Next()
 	}
 	next := append([]byte(nil), k...)
-	for key, p := range active {
-		if err := x.recipients.Put([]byte(key), p.encode([]byte(key))); err != nil {
+	for key, p := range bent {
+		if err := x.putRecipient(mail.ID(key[:idLength]), recipientOf([]byte(key)), &p); err != nil {
 			return nil, err
 		}
 	}

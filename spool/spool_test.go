@@ -690,3 +690,21 @@ func TestGateThatSomebodyKeeps(t *testing.T) {
 		}
 	})
 }
+
+func TestComparisonMakesDueWhoeverIsNot(t *testing.T) {
+	w := newWorld(t)
+	id := w.submit("bob@a.example")
+	s := w.acquire()
+	w.takeIn(s)
+	if err := s.update(func(x *tx) error {
+		p, _, err := x.recipient(id, 0)
+		return errors.Join(err, x.due.Delete(dueKey(p.hop, p.next, id, 0)))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.want("claims", len(w.claim(s, "relay/a.example")), 0)
+	s.Abandon()
+	s = w.acquire()
+	w.want("claims after a comparison", len(w.claim(s, "relay/a.example")), 1)
+	w.end(s)
+}
