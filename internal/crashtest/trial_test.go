@@ -23,6 +23,7 @@ type trial struct {
 	counts  *counts
 	crashes []crash
 	later   []smtptest.Message // what our server took in the passes after
+	died    bool               // one of those failed, perhaps with results that it could not commit
 }
 
 // A crash is a pass with a fault.
