@@ -42,7 +42,7 @@ test: ## run every test
 
 proof: build ## run the slow tests too: real programs, real servers, power cuts
 	@.ci/need gcc:gcc mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
-	@POSTRIDER_PROOF=1 .ci/test $(TESTFLAGS) -timeout 60m
+	@POSTRIDER_PROOF=1 .ci/test $(TESTFLAGS) -timeout 2h
 
 bench: build ## measure, and compare with what we promise
 	@.ci/need gcc:gcc strace:strace mkfs.ext4:e2fsprogs
