@@ -69,7 +69,7 @@ func split(addr string) (local, domain string, err error) {
 	if at < 0 {
 		return addr, "", nil
 	}
-	if at == 0 {
+	if addr[0] == '@' { // alone, or before another one, where it would be read as a source route
 		return "", "", fmt.Errorf("no local part in address %q", addr)
 	}
 	if at == len(addr)-1 {
