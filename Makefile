@@ -21,7 +21,7 @@ BINDIR := $(PREFIX)/bin
 LIBDIR := $(PREFIX)/lib
 MANDIR := $(PREFIX)/share/man
 UNITDIR := $(PREFIX)/lib/systemd/system
-UNITS := $(wildcard packaging/systemd/*.service packaging/systemd/*.timer packaging/systemd/*.path)
+UNITS := $(wildcard packaging/systemd/*.service packaging/systemd/*.timer packaging/systemd/*.path packaging/systemd/*.socket)
 
 .PHONY: help build demo test proof bench lint fuzz install uninstall clean
 .DEFAULT_GOAL := build

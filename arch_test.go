@@ -34,7 +34,7 @@ var doors = map[string][]string{
 	"github.com/emersion/go-message":  {"deliver/dsn"},
 	"github.com/pelletier/go-toml/v2": {"internal/config"},
 	"github.com/urfave/cli/v2":        {"cmd/mailq", "cmd/queue-runner"},
-	"golang.org/x/sys":                {"spool/drop", "spool", "internal/submit", "deliver/local", "cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
+	"golang.org/x/sys":                {"spool/drop", "spool", "internal/submit", "internal/submitd", "deliver/local", "cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
 	"golang.org/x/net":                {"deliver/idn"}, // idna
 	"github.com/emersion/go-smtp":     nil,             // tests
 	"github.com/google/go-cmp":        nil,
@@ -49,14 +49,15 @@ var sendmailLinks = strings.Fields(`
 	github.com/postrider/postrider/internal/config
 	github.com/postrider/postrider/internal/mail
 	github.com/postrider/postrider/internal/submit
+	github.com/postrider/postrider/internal/submitd
 	github.com/postrider/postrider/spool/drop
 
 	github.com/pelletier/go-toml/v2/unstable
 	golang.org/x/sys/unix
 
 	bufio bytes cmp context encoding/base64 encoding/binary errors fmt hash hash/crc32 io io/fs iter maps math math/bits
-	math/rand/v2 mime os os/signal path path/filepath reflect runtime runtime/debug slices sort strconv strings sync
-	sync/atomic syscall time unicode unicode/utf8 unsafe
+	math/rand/v2 mime net/netip os os/signal path path/filepath reflect runtime runtime/debug slices sort strconv strings sync
+	sync/atomic syscall time unicode unicode/utf8 unique unsafe weak
 `)
 
 // A listing is what go list says of one package of ours. Its paths are relative to the module.

@@ -17,6 +17,9 @@ var installed = strings.Fields(`
 	usr/bin/newaliases->../sbin/sendmail
 	usr/lib/sendmail->../sbin/sendmail
 	usr/lib/systemd/system/postrider-daemon.service
+	usr/lib/systemd/system/postrider-smtp.socket
+	usr/lib/systemd/system/postrider-submit.socket
+	usr/lib/systemd/system/postrider-submit@.service
 	usr/lib/systemd/system/postrider.path
 	usr/lib/systemd/system/postrider.service
 	usr/lib/systemd/system/postrider.timer
@@ -25,6 +28,7 @@ var installed = strings.Fields(`
 	usr/share/man/man1/mailq.1
 	usr/share/man/man5/postrider.toml.5
 	usr/share/man/man5/spool.5
+	usr/share/man/man5/submit.sock.5
 	usr/share/man/man8/queue-runner.8
 	usr/share/man/man8/sendmail.8
 `)

@@ -50,6 +50,16 @@ func Wake(dir string) error {
 // End: what was left in between, nobody else will see to.
 func Woken(dir string) bool { return os.Remove(filepath.Join(dir, "wake")) == nil }
 
+// Running reports whether a pass has the spool at dir.
+func Running(dir string) bool {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // which lets go of the lock
+	return errors.Is(flock(f, unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
 func openGate(dir string) (*os.File, error) {
 	// Readable by the group, who may read the index; a lock needs no more than that.
 	f, err := os.OpenFile(filepath.Join(dir, "gate"), os.O_RDONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o640)

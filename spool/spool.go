@@ -13,6 +13,7 @@
 //	gate             held (flock) for a turn at the index: milliseconds, never across the network
 //	running          there while a pass runs: left behind, it tells the next one that the last one did not end well
 //	wake             left by whoever wants a pass while another one runs
+//	submit.sock      a socket for those who may not write into drop/: see internal/submitd
 //
 // # States of a message
 //

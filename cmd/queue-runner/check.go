@@ -107,6 +107,30 @@ func (r *report) names() {
 	} {
 		r.printf("%-15s%s\n", line.name, line.value)
 	}
+	r.listening()
+}
+
+// listening says where a daemon takes mail by SMTP, if anywhere.
+func (r *report) listening() {
+	l := r.cfg.Listen
+	if len(l.SMTP) == 0 {
+		return
+	}
+	var at []string
+	for _, e := range l.SMTP {
+		at = append(at, e.String())
+	}
+	who := "this host"
+	if len(l.Peers) > 0 {
+		who += " and " + strings.Join(l.Peers, ", ")
+	}
+	r.printf("%-15sa daemon listens at %s, to %s\n", "SMTP", strings.Join(at, ", "), who)
+	if l.Users != nil {
+		r.printf("%-15sand at unix sockets only to %s\n", "", strings.Join(append([]string{"root"}, l.Users...), ", "))
+	}
+	if _, err := userIDs(l.Users); err != nil {
+		r.problems = append(r.problems, err.Error())
+	}
 }
 
 var deliveryWords = map[string]string{

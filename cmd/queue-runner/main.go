@@ -1,4 +1,5 @@
-// Command queue-runner makes delivery passes over the spool: one, or one after another as a daemon.
+// Command queue-runner makes delivery passes over the spool: one, or one after another as a daemon, which takes messages at
+// sockets, too.
 package main
 
 import (
@@ -143,8 +144,42 @@ func app(stdout, stderr io.Writer) *cli.App {
 				}
 				return newAliases(cfg, stdout, stderr)
 			},
+		}, {
+			Name:         "accept",
+			Usage:        "take messages from the client of the submission socket who is at standard input",
+			Flags:        []cli.Flag{configFlag},
+			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+			Action: func(c *cli.Context) error {
+				cfg, err := prepare(configFile(c))
+				if err != nil {
+					return err
+				}
+				return accept(cfg, stderr)
+			},
+		}, {
+			Name:  "smtp",
+			Usage: "take messages by SMTP at standard input",
+			Flags: []cli.Flag{
+				configFlag,
+				&cli.IntFlag{Name: "through", Usage: "hand them to the program at the other end of descriptor `N`", Value: -1},
+				&cli.StringFlag{Name: "delivery", Usage: "background or queue, whatever the configuration says of `delivery`"},
+			},
+			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+			Action: func(c *cli.Context) error {
+				cfg, err := prepare(configFile(c))
+				if err != nil {
+					return err
+				}
+				return smtpOnStdin(cfg, speaking{c.Int("through"), c.String("delivery")}, stderr)
+			},
 		}},
 	}
+}
+
+// prepare reads the configuration for what touches the spool.
+func prepare(file string) (*config.Config, error) {
+	unix.Umask(0o027)
+	return config.Load(file)
 }
 
 // configFile returns the file after -C, before or after the name of the command.
@@ -191,11 +226,16 @@ func passOptions(c *cli.Context) (o options, err error) {
 // deliverMail makes a pass, or passes until a signal ends the daemon. What ends it early is in the log as well as in the
 // error: nobody has the standard error of a pass that sendmail started.
 func deliverMail(file string, o options, stdout, stderr io.Writer) (err error) {
-	cfg, err := config.Load(file)
+	cfg, err := prepare(file)
 	if err != nil {
 		return err
 	}
-	unix.Umask(0o027)
+	var doors []door
+	if o.daemon {
+		if doors, err = openDoors(cfg); err != nil {
+			return err
+		}
+	}
 	if err := becomeOwner(cfg.Spool); err != nil {
 		return err
 	}
@@ -222,7 +262,7 @@ func deliverMail(file string, o options, stdout, stderr io.Writer) (err error) {
 		return err
 	}
 	if o.daemon {
-		return r.daemon(o.interval)
+		return r.attended(cfg, doors, o.interval)
 	}
 	r.spool.Only = o.only
 	made, err := r.once(o.wait)

@@ -156,10 +156,31 @@ const renewal = time.Hour
 // heldRetry is how often a daemon tries to get the spool from a pass that was running when it started.
 const heldRetry = time.Second
 
-// daemon makes passes until it is told to stop.
-func (r *runner) daemon(interval time.Duration) error {
+// attended makes passes, and takes messages that come in by the doors, until it is told to stop.
+func (r *runner) attended(cfg *config.Config, doors []door, interval time.Duration) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	if err := spool.Create(cfg.Spool); err != nil {
+		return err
+	}
+	doors, err := withSubmission(doors, cfg.Spool)
+	if err != nil {
+		// There are other ways in.
+		r.spool.Logf("no submission socket: %v", err)
+	}
+	in, err := newIntake(cfg, r.spool.Logf)
+	if err != nil {
+		return errors.Join(err, closeDoors(doors))
+	}
+	served := make(chan error, 1)
+	go func() { served <- in.serve(ctx, doors) }()
+	err = r.daemon(ctx, interval)
+	stop()
+	return errors.Join(err, <-served)
+}
+
+// daemon makes passes until ctx is done.
+func (r *runner) daemon(ctx context.Context, interval time.Duration) error {
 	r.pass.Stay, r.pass.Renew = interval, renewal
 	for ctx.Err() == nil {
 		s, err := spool.Acquire(r.dir, r.spool)

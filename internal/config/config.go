@@ -32,6 +32,7 @@ type Config struct {
 	ForceFrom string
 	Rewrite   map[string]string
 
+	Listen     Listen
 	Retry      Retry
 	Transports map[string]Transport // by name
 	Routes     []Route              // the first that matches counts
@@ -56,6 +57,26 @@ const (
 	TLSMay    = "may"    // if it is offered; certificates are not verified
 	TLSVerify = "verify" // or nothing is sent
 )
+
+// Listen says where a daemon takes mail by SMTP, and from whom.
+type Listen struct {
+	SMTP  []Endpoint
+	Peers []string // networks, as "192.0.2.0/24", whose hosts may connect besides this one
+	Users []string // login names or user IDs that may connect at a unix socket; nil means everybody
+}
+
+// An Endpoint is an address to listen on.
+type Endpoint struct {
+	Network string // tcp or unix
+	Address string // "192.0.2.1:25", "[::1]:25" or an absolute path
+}
+
+func (e Endpoint) String() string {
+	if e.Network == "unix" {
+		return "unix:" + e.Address
+	}
+	return e.Address
+}
 
 // Retry is the schedule of attempts for a recipient that is deferred.
 type Retry struct {

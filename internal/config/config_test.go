@@ -56,6 +56,11 @@ root = "root@example.org"
 "@.lan.example.com" = "@example.com"
 "@web3.example.com" = "web3@example.com"
 
+[listen]
+smtp  = ["192.0.2.1:25", "127.0.0.1:25", "[::1]:2525", "unix:/run//smtp"]
+peers = ["192.0.2.7", "192.0.2.77/24", "2001:DB8::/32"]
+users = ["www-data", "1000"]
+
 [retry]
 first    = "5m"
 factor   = 1.5
@@ -91,6 +96,11 @@ transport    = "nowhere"
 		Rewrite: map[string]string{
 			"root@web1.example.com": "alerts@Example.com", "root": "root@example.org", "@web2.example.com": "@Example.com",
 			"@.lan.example.com": "@example.com", "@web3.example.com": "web3@example.com",
+		},
+		Listen: Listen{
+			SMTP:  []Endpoint{{"tcp", "192.0.2.1:25"}, {"tcp", "127.0.0.1:25"}, {"tcp", "[::1]:2525"}, {"unix", "/run/smtp"}},
+			Peers: []string{"192.0.2.7/32", "192.0.2.0/24", "2001:db8::/32"},
+			Users: []string{"www-data", "1000"},
 		},
 		Retry: Retry{First: 5 * time.Minute, Factor: 1.5, MaxWait: 4 * time.Hour, Attempts: 20, Expire: 72 * time.Hour},
 		Transports: map[string]Transport{
@@ -190,9 +200,22 @@ func TestMistakes(t *testing.T) {
 		{"columns are characters", `log = "ü" x`, `1:11: expected newline but got U+0078 'x'`},
 
 		{"unknown key", "\nspol = \"/tmp\"", `2:1: unknown key "spol"; expected one of spool, hostname, domain, local_domains, aliases, relay, ` +
-			`password_file, max_message_size, delivery, log, force_from, rewrite, retry, transport, route`},
+			`password_file, max_message_size, delivery, log, force_from, rewrite, listen, retry, transport, route`},
 		{"unknown key in a table", "[retry]\n  wait = \"1m\"", `2:3: unknown key "retry.wait"; expected one of first, factor, max_wait, attempts, expire`},
 		{"unknown key in a transport", "[transport.a]\nurl = \"discard:\"\nport = 25", `3:1: unknown key "transport.a.port"; expected one of url, concurrency, tls, password_file, ca_file, text`},
+		{"listening is a list", "[listen]\nsmtp = \"127.0.0.1:25\"", `2:8: listen.smtp: found "127.0.0.1:25", expected a list such as ["127.0.0.1:25", "[::1]:25", "unix:/run/postrider/smtp"]`},
+		{"listening at a name", "[listen]\nsmtp = [\"localhost:25\"]", `2:9: listen.smtp: found "localhost:25", expected an IP address and a port as in "127.0.0.1:25" or "[::1]:25", or "unix:" and a path`},
+		{"listening without a port", "[listen]\nsmtp = [\"127.0.0.1\"]", `2:9: listen.smtp: found "127.0.0.1", expected an IP address and a port as in "127.0.0.1:25" or "[::1]:25", or "unix:" and a path`},
+		{"listening at port 0", "[listen]\nsmtp = [\"127.0.0.1:0\"]", `2:9: listen.smtp: found "127.0.0.1:0", expected an IP address and a port as in "127.0.0.1:25" or "[::1]:25", or "unix:" and a path`},
+		{"listening at a relative path", "[listen]\nsmtp = [\"unix:run/smtp\"]", `2:9: listen.smtp: found "unix:run/smtp", expected an absolute path after unix:, as in "unix:/run/postrider/smtp"`},
+		{"listening to everybody", "[listen]\nsmtp = [\"127.0.0.1:25\", \"0.0.0.0:25\"]", `2:25: listen.smtp: found "0.0.0.0:25", which other hosts can reach; expected an address like "127.0.0.1:25", or peers to say which hosts may`},
+		{"listening to everybody who has IPv6", "[listen]\nsmtp = [\"[::]:25\"]\nusers = []", `2:9: listen.smtp: found "[::]:25", which other hosts can reach; expected an address like "127.0.0.1:25", or peers to say which hosts may`},
+		{"listening to everybody, with nobody allowed", "[listen]\npeers = []\nsmtp = [\"192.0.2.1:25\"]", `3:9: listen.smtp: found "192.0.2.1:25", which other hosts can reach; expected an address like "127.0.0.1:25", or peers to say which hosts may`},
+		{"everybody is a peer", "[listen]\npeers = [\"0.0.0.0/0\"]", `2:10: listen.peers: found "0.0.0.0/0", expected an IP address, or a network not as wide as that, as in "192.0.2.0/24"`},
+		{"half of everybody is a peer", "[listen]\npeers = [\"128.0.0.0/1\"]", `2:10: listen.peers: found "128.0.0.0/1", expected an IP address, or a network not as wide as that, as in "192.0.2.0/24"`},
+		{"a name is a peer", "[listen]\npeers = [\"app.example.com\"]", `2:10: listen.peers: found "app.example.com", expected an IP address, or a network not as wide as that, as in "192.0.2.0/24"`},
+		{"a number is a user", "[listen]\nusers = [1000]", `2:10: listen.users: found the number 1000, expected a string in quotes`},
+		{"words are a user", "[listen]\nusers = [\"www data\"]", `2:10: listen.users: found "www data", expected a login name or a user ID in quotes`},
 		{"unknown key in a route", "[[route]]\nvia = \"a\"", `2:1: unknown key "route.via"; expected one of to, from, min_attempts, transport`},
 		{"top-level key below a table", "[retry]\nfirst = \"1m\"\nrelay = \"smtp://a\"", `3:1: unknown key "retry.relay"; relay belongs above the first [table]`},
 		{"password instead of its file", "password = \"opensesame\"", `1:1: unknown key "password"; a password has its own file: use password_file`},

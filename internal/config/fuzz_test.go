@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("route = [{transport = \"a\", from = []}]\ntransport = {a = {url = \"fail:\", text = \"\"\"\nno\"\"\"}}")
 	f.Add("force_from=\"a@b\"\n[rewrite]\nroot=\"@b\"\n\"*@.a\"=\"*@b\"\n\"root@a.b\" = \"c@d\"\n[transport.x]\nurl='maildir:/a/../b'\nconcurrency=1000")
 	f.Add("max_message_size = \"1 GB\"\nspool = \"/\\u00e9\"\n\"log\" = \"stderr\" # x\r\n")
+	f.Add("[listen]\nsmtp=['127.0.0.1:25','[::1]:25',\"unix:/r\"]\npeers=['10.0.0.0/8', '::ffff:1.2.3.4']\nusers=[]")
 	f.Add("a.b.c = 1\n[a.b]\n[[a]]\n[a.a.a]\nx = {y.z = 1, y = 2}\n" + strings.Repeat("[", 40))
 	m := testMachine(f)
 	f.Fuzz(func(t *testing.T, text string) {
@@ -64,6 +66,12 @@ func checkConfig(t *testing.T, c *Config) {
 	r := c.Retry
 	check(r.First > 0 && r.MaxWait >= r.First && r.Expire > 0 && r.Attempts >= 0, "retry %+v", r)
 	check(r.Factor >= 1 && !math.IsInf(r.Factor, 0), "factor %v", r.Factor)
+	for _, e := range c.Listen.SMTP {
+		check(e.Network == "unix" && filepath.IsAbs(e.Address) || e.Network == "tcp" && (len(c.Listen.Peers) > 0 || netip.MustParseAddrPort(e.Address).Addr().IsLoopback()), "listen at %v", e)
+	}
+	for _, p := range c.Listen.Peers {
+		check(netip.MustParsePrefix(p).Bits() >= widest, "peers %v", p)
+	}
 	for name, t := range c.Transports {
 		network := schemeNamed(t.Scheme).form == overNetwork
 		check(t.Name == name && isName(name), "name %q of %+v", name, t)
@@ -100,6 +108,14 @@ func encode(c *Config) string {
 	line("delivery", basic(c.Delivery))
 	line("log", basic(c.Log))
 	line("force_from", basic(c.ForceFrom))
+	b.WriteString("[listen]\n")
+	var endpoints []string
+	for _, e := range c.Listen.SMTP {
+		endpoints = append(endpoints, e.String())
+	}
+	line("smtp", list(endpoints))
+	line("peers", list(c.Listen.Peers))
+	line("users", list(c.Listen.Users))
 	b.WriteString("[retry]\n")
 	line("first", basic(c.Retry.First.String()))
 	line("factor", fmt.Sprintf("%.17g", c.Retry.Factor))

@@ -40,10 +40,17 @@ func settingsKeys() []key[settings] {
 		{"log", func(s *settings, v *node) error { return v.word(&s.Log, LogAuto, LogStderr, LogSyslog) }},
 		{"force_from", func(s *settings, v *node) error { return v.address(&s.ForceFrom) }},
 		{"rewrite", (*settings).readRewrite},
+		{"listen", (*settings).readListen},
 		{"retry", (*settings).readRetry},
 		{"transport", (*settings).readTransports},
 		{"route", (*settings).readRoutes},
 	}
+}
+
+var listenKeys = []key[Listen]{
+	{"smtp", func(l *Listen, v *node) error { return v.endpoints(&l.SMTP) }},
+	{"peers", func(l *Listen, v *node) error { return v.networks(&l.Peers) }},
+	{"users", func(l *Listen, v *node) error { return v.users(&l.Users) }},
 }
 
 var retryKeys = []key[Retry]{

@@ -56,7 +56,7 @@ func keyNames[T any](keys []key[T]) []string {
 
 func TestManPageHasEveryKey(t *testing.T) {
 	// A key of the top level that is a table has a heading of its own instead.
-	headings := map[string]string{"rewrite": "[rewrite]", "retry": "[retry]", "transport": "[transport.NAME]", "route": "[[route]]"}
+	headings := map[string]string{"rewrite": "[rewrite]", "listen": "[listen]", "retry": "[retry]", "transport": "[transport.NAME]", "route": "[[route]]"}
 	var top, schemeList []string
 	for _, name := range keyNames(settingsKeys()) {
 		if headings[name] == "" {
@@ -70,6 +70,7 @@ func TestManPageHasEveryKey(t *testing.T) {
 	want := map[string][]string{
 		"Top level":        top,
 		"[rewrite]":        nil, // its keys are addresses
+		"[listen]":         keyNames(listenKeys),
 		"[retry]":          keyNames(retryKeys),
 		"[transport.NAME]": keyNames(transportKeys),
 		"[[route]]":        keyNames(routeKeys),
@@ -133,7 +134,7 @@ func TestExampleFile(t *testing.T) {
 			t.Errorf("everything switched on: %v in:\n%s", err, on)
 		}
 	}
-	for _, keys := range [][]string{keyNames(settingsKeys()), keyNames(retryKeys), keyNames(transportKeys), keyNames(routeKeys)} {
+	for _, keys := range [][]string{keyNames(settingsKeys()), keyNames(listenKeys), keyNames(retryKeys), keyNames(transportKeys), keyNames(routeKeys)} {
 		for _, name := range keys {
 			if !regexp.MustCompile(`(?m)^#(` + name + ` = |\[+` + name + `[].])`).MatchString(text) {
 				t.Errorf("%s does not show %s", file, name)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/submit"
@@ -15,58 +16,70 @@ import (
 
 // A Client hands in messages, one after the other, over a connection to a server.
 type Client struct {
-	conn io.ReadWriter
-	in   *bufio.Reader
-	buf  []byte // what is gathered to be sent at once
+	conn  Conn
+	in    *bufio.Reader
+	out   *bufio.Writer
+	chunk []byte // is gathered here
 }
 
 // NewClient returns a client that has the connection to itself.
-func NewClient(conn io.ReadWriter) *Client {
-	return &Client{conn: conn, in: bufio.NewReaderSize(conn, maxAnswer), buf: make([]byte, 0, chunkSize+lengthSize)}
+func NewClient(conn Conn) *Client {
+	return &Client{
+		conn: conn, in: bufio.NewReaderSize(conn, maxAnswer), out: bufio.NewWriterSize(toServer{conn}, 2*chunkSize), chunk: make([]byte, chunkSize),
+	}
 }
 
 const (
-	chunkSize  = 32 << 10          // of the content sent at once
-	lengthSize = len("1234567890") // of the line before it
-	maxAnswer  = 4 << 10
+	chunkSize = 32 << 10 // of the content sent at once
+	maxAnswer = 4 << 10
 )
+
+// serverTimeout is how long a server may be busy with others, or with its disk.
+const serverTimeout = 5 * time.Minute
+
+// toServer is the connection to a server, who does not keep us for ever.
+type toServer struct{ Conn }
+
+func (s toServer) Write(b []byte) (int, error) {
+	if err := s.SetWriteDeadline(time.Now().Add(serverTimeout)); err != nil {
+		return 0, err
+	}
+	return s.Conn.Write(b)
+}
 
 // A Pending is a message that the server has, but for the word that this is all of it.
 type Pending struct{ c *Client }
 
 // Receive sends a message. The error is a *submit.Error; unless the server is gone, another message may be sent.
 func (c *Client) Receive(r Request) (*Pending, error) {
-	if err := c.write(r.appendText(c.buf)); err != nil {
-		return nil, c.lost(err)
-	}
+	// What cannot be written is an error from now on. A small message, its end included, is one write.
+	_, err := c.out.Write(r.appendText(nil))
 	if r.Dots {
 		r.Content = submit.UntilDot(r.Content)
 	}
-	for {
-		chunk := c.buf[lengthSize : lengthSize+chunkSize]
-		n, err := r.Content.Read(chunk)
+	for err == nil {
+		n, errRead := r.Content.Read(c.chunk)
 		if n > 0 {
-			// The length is written right before the chunk, so that both are one write.
-			length := strconv.Itoa(n) + "\n"
-			start := lengthSize - len(length)
-			copy(c.buf[start:lengthSize], length)
-			if err := c.write(c.buf[start : lengthSize+n]); err != nil {
-				return nil, c.lost(err)
-			}
+			_, err = c.out.WriteString(strconv.Itoa(n) + "\n")
 		}
-		if errors.Is(err, io.EOF) {
+		if err == nil {
+			_, err = c.out.Write(c.chunk[:n])
+		}
+		switch {
+		case err != nil:
+		case errors.Is(errRead, io.EOF):
 			return &Pending{c}, nil
-		}
-		if err != nil {
-			return nil, errors.Join(submit.Unreadable(err), c.cancel())
+		case errRead != nil:
+			return nil, errors.Join(submit.Unreadable(errRead), c.cancel())
 		}
 	}
+	return nil, c.lost(err)
 }
 
 // Commit puts the message into the queue, under the ID it returns. The error is a *submit.Error: that the message is not
 // there; if the server is gone, it may be there nevertheless.
 func (p *Pending) Commit() (mail.ID, error) {
-	if err := p.c.write([]byte("0\n")); err != nil {
+	if err := p.c.write("0\n"); err != nil {
 		return "", p.c.lost(err)
 	}
 	return p.c.answer()
@@ -77,7 +90,7 @@ func (p *Pending) Abort() error { return p.c.cancel() }
 
 // cancel has the server forget the message. That it says so is no error.
 func (c *Client) cancel() error {
-	if err := c.write([]byte("cancel\n")); err != nil {
+	if err := c.write("cancel\n"); err != nil {
 		return c.lost(err)
 	}
 	_, err := c.answer()
@@ -91,9 +104,9 @@ func (c *Client) cancel() error {
 // cancelled is the code of the answer to that.
 var cancelled = mail.EnhancedCode{4, 0, 0}
 
-func (c *Client) write(b []byte) error {
-	_, err := c.conn.Write(b)
-	return err
+func (c *Client) write(s string) error {
+	_, err := c.out.WriteString(s)
+	return errors.Join(err, c.out.Flush())
 }
 
 // lost returns what the server said before it hung up, or that it did.
@@ -108,7 +121,11 @@ var errHungUp = errors.New("the server of the submission socket has hung up")
 
 // answer reads the line that the server has for a message.
 func (c *Client) answer() (mail.ID, error) {
-	line, err := c.in.ReadSlice('\n')
+	err := c.conn.SetReadDeadline(time.Now().Add(serverTimeout))
+	var line []byte
+	if err == nil {
+		line, err = c.in.ReadSlice('\n')
+	}
 	if err != nil {
 		return "", submit.NotQueued(fmt.Errorf("%w: %w", errHungUp, err))
 	}

@@ -27,7 +27,7 @@ func FuzzServe(f *testing.F) {
 	f.Cleanup(func() { dir.Close() })
 	host := submit.Host{Name: "here.example", Domain: "example.com", MaxSize: 10_000}
 	f.Fuzz(func(t *testing.T, in string) {
-		c := script{strings.NewReader(in), &strings.Builder{}}
+		var answers strings.Builder
 		reports := 0
 		s := &Server{
 			UID: 1000, Author: func() submit.Author { return submit.Author{Login: "ann"} }, Now: drop.Now,
@@ -49,9 +49,9 @@ func FuzzServe(f *testing.F) {
 				return id, err
 			},
 		}
-		_ = s.Serve(c)
+		_ = s.Serve(script{strings.NewReader(in), &answers})
 		accepted := 0
-		for answer := range strings.Lines(c.answers.String()) {
+		for answer := range strings.Lines(answers.String()) {
 			if strings.HasPrefix(answer, "0 ") {
 				accepted++
 			}

@@ -13,13 +13,6 @@ import (
 	"github.com/postrider/postrider/internal/submit"
 )
 
-// A Conn is a connection to a client. After a deadline, Read and Write return os.ErrDeadlineExceeded.
-type Conn interface {
-	io.ReadWriter
-	SetReadDeadline(time.Time) error
-	SetWriteDeadline(time.Time) error
-}
-
 // A Server takes messages from one client.
 type Server struct {
 	UID    int                  // the user ID of the client, as the kernel says

@@ -25,7 +25,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"time"
 
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/submit"
@@ -43,6 +45,20 @@ type Request struct {
 	// FullName is the display name for a From field that is missing; "" for the one that the server knows.
 	FullName string
 }
+
+// A Conn is one end of a connection. After a deadline, Read and Write return os.ErrDeadlineExceeded.
+type Conn interface {
+	io.ReadWriter
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+// Patient is a connection without deadlines: for two programs of ours, neither of which outlives the other. Reading and
+// writing that simply blocks takes a fraction of the time.
+type Patient struct{ io.ReadWriter }
+
+func (Patient) SetReadDeadline(time.Time) error  { return nil }
+func (Patient) SetWriteDeadline(time.Time) error { return nil }
 
 // A field is a line of a request: the key that starts it, what its value is, and what a value means. get returns a value
 // for each line of the key that is needed.

@@ -221,10 +221,7 @@ func TestGivenUp(t *testing.T) {
 // wire is what a client sends for one message.
 func wire(t *testing.T) string {
 	var sent strings.Builder
-	c := NewClient(struct {
-		io.Reader
-		io.Writer
-	}{strings.NewReader("0 7UU4F9BFZU0\n"), &sent})
+	c := NewClient(script{strings.NewReader("0 7UU4F9BFZU0\n"), &sent})
 	if id, err := send(c, request(t, iotest.OneByteReader(strings.NewReader("hello\n")))); err != nil || id != "7UU4F9BFZU0" {
 		t.Fatalf("%s, %v", id, err)
 	}
@@ -247,21 +244,20 @@ func TestCutOff(t *testing.T) {
 	}
 }
 
-// A script is a client that says what it has to, and does not wait for answers.
+// A script is the other end of a connection that says what it has to, whatever it hears.
 type script struct {
 	io.Reader
-	answers *strings.Builder
+	io.Writer
 }
 
-func (s script) Write(p []byte) (int, error)      { return s.answers.Write(p) }
 func (s script) SetReadDeadline(time.Time) error  { return nil }
 func (s script) SetWriteDeadline(time.Time) error { return nil }
 
 func serve(t *testing.T, q *queue, in string) (answers string) {
 	t.Helper()
-	c := script{strings.NewReader(in), &strings.Builder{}}
-	_ = q.server().Serve(c) // what is wrong is in the answers
-	return c.answers.String()
+	var replies strings.Builder
+	_ = q.server().Serve(script{strings.NewReader(in), &replies}) // what is wrong is in the answers
+	return replies.String()
 }
 
 func TestWrongRequests(t *testing.T) {
@@ -297,10 +293,7 @@ func TestWrongRequests(t *testing.T) {
 // Whatever a server does instead of answering, the message counts as not queued.
 func TestWrongAnswers(t *testing.T) {
 	for _, answer := range []string{"", "0", "0 \n", "0 ../../etc\n", "hello\n", "999 5.0.0 - x\n", "-1 5.0.0 - x\n", "65 x\n", strings.Repeat("0", 2*maxAnswer) + "\n"} {
-		c := NewClient(struct {
-			io.Reader
-			io.Writer
-		}{strings.NewReader(answer), io.Discard})
+		c := NewClient(script{strings.NewReader(answer), io.Discard})
 		_, err := send(c, request(t, strings.NewReader("hi\n")))
 		var refusal *submit.Error
 		if !errors.As(err, &refusal) || refusal.Status != submit.ExitTemporary {
@@ -322,6 +315,38 @@ func TestAnswerBeforeTheEnd(t *testing.T) {
 	if !errors.As(err, &refusal) || refusal.Code != (mail.EnhancedCode{4, 3, 2}) {
 		t.Errorf("error %v", err)
 	}
+}
+
+func TestPeerUID(t *testing.T) {
+	server, client := pair(t)
+	for _, end := range []net.Conn{server, client} {
+		if uid, err := PeerUID(end.(*net.UnixConn)); err != nil || uid != os.Getuid() {
+			t.Errorf("PeerUID = %d, %v; want %d", uid, err, os.Getuid())
+		}
+	}
+}
+
+func TestDial(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Dial(dir); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), filepath.Join(dir, Socket)) {
+		t.Errorf("nobody there: %v", err)
+	}
+	l, err := net.Listen("unix", filepath.Join(dir, Socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(-time.Second)); err != nil {
+		t.Error(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after the deadline: %v", err)
+	}
+	l.Close()
 }
 
 // Nobody keeps a connection without a word. A message may take its time.
@@ -354,10 +379,7 @@ func TestTimeouts(t *testing.T) {
 }
 
 func ExampleClient() {
-	conn := struct {
-		io.Reader
-		io.Writer
-	}{strings.NewReader("0 7UU4F9BFZU0\n"), os.Stdout}
+	conn := script{strings.NewReader("0 7UU4F9BFZU0\n"), os.Stdout}
 	r := Request{Unsigned: true, Submission: submit.Submission{Content: strings.NewReader("Subject: hello\n\nIt works.\n")}}
 	bob, err := mail.ParsePath("bob@example.net")
 	if err != nil {

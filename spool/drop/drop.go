@@ -65,6 +65,14 @@ func Open(path string) (*Dir, error) {
 	return &Dir{path: path, f: f, syncNames: true}, nil
 }
 
+// Check returns an error if we may not create files in the directory at path.
+func Check(path string) error {
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.R_OK|unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return nil
+}
+
 // Close closes the directory; files being written in it are not affected.
 func (d *Dir) Close() error { return d.f.Close() }
 

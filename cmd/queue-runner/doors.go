@@ -1,0 +1,144 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/internal/submitd"
+	"golang.org/x/sys/unix"
+)
+
+// A door is a socket that messages come in by.
+type door struct {
+	net.Listener
+	submission bool // it is the submission socket; else SMTP is spoken
+}
+
+// openDoors returns the sockets that systemd hands us, and those that the configuration names. It comes before root becomes
+// the owner of the spool: some are root's to open.
+func openDoors(cfg *config.Config) ([]door, error) {
+	doors, err := inherited(filepath.Join(cfg.Spool, submitd.Socket))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range cfg.Listen.SMTP {
+		if has(doors, e.Address) {
+			continue
+		}
+		l, err := listen(e)
+		if err != nil {
+			return nil, errors.Join(err, closeDoors(doors))
+		}
+		doors = append(doors, door{Listener: l})
+	}
+	return doors, nil
+}
+
+func has(doors []door, address string) bool {
+	for _, d := range doors {
+		if d.Addr().String() == address {
+			return true
+		}
+	}
+	return false
+}
+
+// withSubmission adds the submission socket, unless it is there already or somebody else serves it.
+func withSubmission(doors []door, spool string) ([]door, error) {
+	path := filepath.Join(spool, submitd.Socket)
+	if has(doors, path) {
+		return doors, nil
+	}
+	l, err := listenUnix(path)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return doors, nil
+	}
+	if err != nil {
+		return doors, err
+	}
+	return append(doors, door{l, true}), nil
+}
+
+func closeDoors(doors []door) error {
+	var errs []error
+	for _, d := range doors {
+		errs = append(errs, d.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func listen(e config.Endpoint) (net.Listener, error) {
+	if e.Network == "unix" {
+		return listenUnix(e.Address)
+	}
+	return net.Listen(e.Network, e.Address)
+}
+
+// listenUnix makes a socket that everybody may connect to. One that a process which died has left is replaced.
+func listenUnix(path string) (net.Listener, error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("listen at %s: %w", path, err)
+	}
+	defer dir.Close() // which lets go of the lock
+	// Or two that start at once take each other's new socket for an old one.
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir.Name(), err)
+	}
+	// Its mode is right from the beginning: to change it later is to change what the name stands for then.
+	defer unix.Umask(unix.Umask(0o111))
+	l, err := net.Listen("unix", path)
+	if !errors.Is(err, unix.EADDRINUSE) || !isAbandoned(path) {
+		return l, err
+	}
+	if err := os.Remove(path); err != nil {
+		return nil, err
+	}
+	return net.Listen("unix", path)
+}
+
+// isAbandoned reports whether path is a socket that nobody listens at.
+func isAbandoned(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Type() != fs.ModeSocket {
+		return false
+	}
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		err = conn.Close()
+	}
+	return errors.Is(err, unix.ECONNREFUSED)
+}
+
+// inherited returns the sockets that we were started with (sd_listen_fds(3)). That at the path is for submissions.
+func inherited(submission string) (doors []door, err error) {
+	pid, n := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+		if err := os.Unsetenv(name); err != nil {
+			return nil, err
+		}
+	}
+	if pid != strconv.Itoa(os.Getpid()) {
+		return nil, nil
+	}
+	count, err := strconv.ParseUint(n, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("LISTEN_FDS: %w", err)
+	}
+	const first = 3
+	for fd := range uintptr(count) {
+		f := os.NewFile(first+fd, fmt.Sprintf("socket %d of LISTEN_FDS", fd))
+		l, err := net.FileListener(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", f.Name(), err), closeDoors(doors))
+		}
+		doors = append(doors, door{l, l.Addr().String() == submission})
+	}
+	return doors, nil
+}
