@@ -44,6 +44,7 @@ type mode uint8
 
 const (
 	deliverMessage mode = iota
+	speakSMTP
 	listQueue
 	explainAddresses
 	runQueue
@@ -96,7 +97,7 @@ var table = []option{
 	{name: "bP", no: "mailq counts the queue"},
 	{name: "bp", set: setMode(listQueue), says: "list the queue"},
 	{name: "bS", no: "there is no batched SMTP"},
-	{name: "bs", no: "there is no SMTP on standard input"},
+	{name: "bs", set: setMode(speakSMTP), says: "speak SMTP on standard input and output"},
 	{name: "bt", no: "there is no address test mode"},
 	{name: "bv", set: setMode(explainAddresses), says: "say where mail for the recipients goes; send nothing"},
 	{name: "bz", no: "there is nothing to freeze"},

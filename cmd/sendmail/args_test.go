@@ -122,7 +122,7 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-b"}, deliverMessage, "option -b needs a value"},
 		{[]string{"-be"}, doNothing, "-be is not supported"},
 		{[]string{"-b\x1b"}, deliverMessage, `unknown option "-b\x1b"`},
-		{[]string{"-bs"}, doNothing, "-bs is not supported"},
+		{[]string{"-bS"}, doNothing, "-bS is not supported"},
 		{[]string{"-bt", "-C/etc/shadow"}, doNothing, "-bt is not supported"},
 		{[]string{"-bP"}, doNothing, "-bP is not supported"},
 		{[]string{"-N", "always"}, deliverMessage, "option -N: "},

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -25,13 +24,12 @@ func (o *options) deliver(stdin, stdout *os.File) error {
 	if err != nil {
 		return err
 	}
-	dir, err := openDrop(cfg.Spool)
+	door, err := o.enter(cfg)
 	if err != nil {
-		return notQueued(err)
+		return err
 	}
-	defer dir.Close() // nothing is written through it
-	host := submit.Host{Name: cfg.Hostname, Domain: cfg.Domain, Local: cfg.LocalDomains, Rewrite: cfg.Rewrite, ForceFrom: cfg.ForceFrom, MaxSize: cfg.MaxMessageSize}
-	pending, err := host.Receive(dir, s)
+	defer door.close() // nothing is written through it
+	pending, err := door.receive(s)
 	if err != nil {
 		var refusal *submit.Error
 		if errors.As(err, &refusal) && refusal.Returned {
@@ -48,15 +46,12 @@ func (o *options) deliver(stdin, stdout *os.File) error {
 		return err
 	}
 	o.accepted = true
-	o.wake(cfg, id, stdout)
-	return nil
-}
-
-func notQueued(err error) error {
-	if errors.Is(err, fs.ErrPermission) {
-		err = fmt.Errorf("%w; sendmail must be set-group-ID to the group of the spool, or you a member of it", err)
+	if _, ours := door.(direct); ours {
+		o.wake(cfg, id, stdout)
+	} else if o.verbose {
+		fmt.Fprintf(stdout, "%s: queued, by way of the submission socket\n", id)
 	}
-	return submit.NotQueued(err)
+	return nil
 }
 
 // submission returns what the command line says of the message.
@@ -93,13 +88,18 @@ func (o *options) mailsErrors() bool { return o.errors == 'm' || o.errors == 'w'
 
 // displayName returns the name for a From field that is missing; known is the user's in passwd(5).
 func (o *options) displayName(known string) string {
-	if o.fullName != "" {
-		return o.fullName
-	}
-	if name := os.Getenv("NAME"); name != "" {
+	if name := o.givenName(); name != "" {
 		return name
 	}
 	return known
+}
+
+// givenName returns the name that the caller gives himself; "" if none.
+func (o *options) givenName() string {
+	if o.fullName != "" {
+		return o.fullName
+	}
+	return os.Getenv("NAME")
 }
 
 // senderPath returns the address after -f, or the login of whoever runs us.

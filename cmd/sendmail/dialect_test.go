@@ -37,7 +37,7 @@ var dialect = []struct {
 	{"bp", "", options{mode: listQueue}, ""},
 	{"bP", "", options{}, "mailq counts the queue"},
 	{"bS", "", options{}, "there is no batched SMTP"},
-	{"bs", "", options{}, "there is no SMTP on standard input"},
+	{"bs", "", options{mode: speakSMTP}, ""},
 	{"bt", "", options{}, "there is no address test mode"},
 	{"bv", "", options{mode: explainAddresses}, ""},
 	{"bz", "", options{}, "there is nothing to freeze"},

@@ -41,6 +41,10 @@ func run(args []string, stdin, stdout *os.File, stderr io.Writer) (status int) {
 		// Else the caller would be told of a broken pipe, and not of what is wrong. If this fails, it is no news.
 		_ = drain(stdin)
 	}
+	var ended endedWith
+	if errors.As(err, &ended) {
+		return int(ended)
+	}
 	var refusal *submit.Error
 	if o.errors == 'e' && errors.As(err, &refusal) && refusal.Returned {
 		return 0
@@ -68,6 +72,8 @@ func exitStatus(err error) int {
 
 func (o *options) do(stdin, stdout *os.File) error {
 	switch o.mode {
+	case speakSMTP:
+		return o.speakSMTP(stdin, stdout)
 	case listQueue:
 		return become("mailq", o.listing()...)
 	case explainAddresses:

@@ -141,6 +141,19 @@ func start(name string, stdout *os.File, args ...string) (*os.Process, error) {
 	return p, errors.Join(err, null.Close())
 }
 
+// startWith runs another program of ours, with descriptors of ours, and with no more rights than the caller has.
+func startWith(files []*os.File, name string, args ...string) (*os.Process, error) {
+	path, err := sibling(name)
+	if err != nil {
+		return nil, err
+	}
+	attr := &os.ProcAttr{Env: environment(), Files: files}
+	if !trusted() {
+		attr.Sys = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()), NoSetGroups: true}}
+	}
+	return os.StartProcess(path, append([]string{name}, args...), attr)
+}
+
 // await waits for a process to end, or for somebody who tells us to: what we were asked to do is done either way.
 func await(p *os.Process) {
 	enough := make(chan os.Signal, 1)

@@ -131,15 +131,8 @@ func syncDir(path string) error {
 // wake has what was queued delivered, as far as we may and are told to. Nothing depends on it: the message is queued, and
 // the next pass, whoever starts it, takes it along. So no error is worth telling.
 func (o *options) wake(cfg *config.Config, id mail.ID, stdout *os.File) {
-	how := o.delivery
-	switch {
-	case how == 0 && o.verbose:
-		how = 'i'
-	case how == 0 && cfg.Delivery == config.DeliverBackground:
-		how = 'b'
-	}
-	switch {
-	case how != 'b' && how != 'i':
+	switch how := o.when(cfg); {
+	case how == 'q':
 	case !mayDeliver(cfg):
 		if o.verbose {
 			fmt.Fprintf(stdout, "%s: queued; only root and the owner of %s see it delivered\n", id, cfg.Spool)
@@ -149,6 +142,19 @@ func (o *options) wake(cfg *config.Config, id mail.ID, stdout *os.File) {
 	default:
 		o.deliverNow(id, stdout)
 	}
+}
+
+// when says when a message is to be delivered, in the letters of -od: b, i or q.
+func (o *options) when(cfg *config.Config) byte {
+	switch {
+	case o.delivery != 0:
+		return o.delivery
+	case o.verbose:
+		return 'i'
+	case cfg.Delivery == config.DeliverBackground:
+		return 'b'
+	}
+	return 'q'
 }
 
 // wakeForReport has a report about a message that was refused delivered. Nobody waits for that.
@@ -178,8 +184,11 @@ func (o *options) wakePass(cfg *config.Config) {
 	if err := touch(filepath.Join(cfg.Spool, "wake"), owner); err != nil {
 		return
 	}
-	if !passRuns(filepath.Join(cfg.Spool, "lock")) {
-		_, _ = start("queue-runner", nil, o.configArgs()...)
+	if passRuns(filepath.Join(cfg.Spool, "lock")) {
+		return
+	}
+	if p, err := start("queue-runner", nil, o.configArgs()...); err == nil {
+		go p.Wait() // or, while a session in SMTP goes on, what has ended is not quite gone
 	}
 }
 
