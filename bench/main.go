@@ -27,6 +27,7 @@ var parts = []struct {
 	measure func(*bench) error
 }{
 	{"submission", "Submission: one sendmail process for each message", submission},
+	{"socket", "Submission socket, and SMTP on standard input", intake},
 	{"pass", "A pass over 2,000 messages of 2 KB to one smarthost on loopback", pass},
 	{"idle", "A pass with nothing due", idle},
 	{"dead", "A pass over 100,000 messages for one dead smarthost", dead},
