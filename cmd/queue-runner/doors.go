@@ -18,6 +18,7 @@ import (
 type door struct {
 	net.Listener
 	submission bool // it is the submission socket; else SMTP is spoken
+	inherited  bool // somebody else has opened it for us
 }
 
 // openDoors returns the sockets that systemd hands us, and those that the configuration names. It comes before root becomes
@@ -62,7 +63,7 @@ func withSubmission(doors []door, spool string) ([]door, error) {
 	if err != nil {
 		return doors, err
 	}
-	return append(doors, door{l, true}), nil
+	return append(doors, door{Listener: l, submission: true}), nil
 }
 
 func closeDoors(doors []door) error {
@@ -138,7 +139,7 @@ func inherited(submission string) (doors []door, err error) {
 		if err := errors.Join(err, f.Close()); err != nil {
 			return nil, errors.Join(fmt.Errorf("%s: %w", f.Name(), err), closeDoors(doors))
 		}
-		doors = append(doors, door{l, l.Addr().String() == submission})
+		doors = append(doors, door{l, l.Addr().String() == submission, true})
 	}
 	return doors, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
@@ -40,7 +41,8 @@ type intake struct {
 	host     submit.Host
 	dir      *drop.Dir
 	peers    []netip.Prefix
-	users    map[int]bool // who may speak SMTP at a unix socket; nil: everybody
+	open     bool         // unix sockets are for all users; else for our own, root, and those who are named
+	users    map[int]bool // who may speak SMTP at a unix socket, as configured; nil: nothing is
 	logf     func(format string, args ...any)
 	clients  *shares
 	messages *shares
@@ -48,12 +50,15 @@ type intake struct {
 	wake     func()       // called after each; nil if there is nobody to be told
 }
 
-func newIntake(cfg *config.Config, logf func(format string, args ...any)) (*intake, error) {
+// newIntake opens the spool. service says that who started us did so for the whole machine, whoever we are.
+func newIntake(cfg *config.Config, service bool, logf func(format string, args ...any)) (*intake, error) {
 	dir, err := drop.Open(filepath.Join(cfg.Spool, "drop"))
 	if err != nil {
 		return nil, err
 	}
-	in := &intake{host: cfg.Host(), dir: dir, logf: logf, clients: newShares(maxOfOne), messages: newShares(maxMessages)}
+	in := &intake{
+		host: cfg.Host(), dir: dir, open: service || isService(), logf: logf, clients: newShares(maxOfOne), messages: newShares(maxMessages),
+	}
 	for _, p := range cfg.Listen.Peers {
 		in.peers = append(in.peers, netip.MustParsePrefix(p))
 	}
@@ -61,6 +66,13 @@ func newIntake(cfg *config.Config, logf func(format string, args ...any)) (*inta
 		return nil, errors.Join(err, dir.Close())
 	}
 	return in, nil
+}
+
+// isService reports whether we run as one of those who deliver for the whole machine. Others have a spool of their own, and
+// a relay that knows them by their password: their mail is nobody else's.
+func isService() bool {
+	u, ok := submit.UserNamed(account)
+	return os.Geteuid() == 0 || ok && os.Geteuid() == u.UID
 }
 
 // userIDs looks up who may connect: root always.
@@ -217,7 +229,7 @@ func identify(conn net.Conn) (client, error) {
 // maySpeak reports whether a client may hand in mail by SMTP: to anybody, and without a password.
 func (in *intake) maySpeak(c client) bool {
 	if c.uid >= 0 {
-		return in.users == nil || in.users[c.uid]
+		return in.users[c.uid] || in.users == nil && in.mayHandIn(c)
 	}
 	for _, p := range in.peers {
 		if p.Contains(c.addr) {
@@ -225,6 +237,11 @@ func (in *intake) maySpeak(c client) bool {
 		}
 	}
 	return c.here
+}
+
+// mayHandIn reports whether a client may use the submission socket.
+func (in *intake) mayHandIn(c client) bool {
+	return in.open || c.uid == 0 || c.uid == os.Geteuid() || in.users[c.uid]
 }
 
 // author is who is named in a message that does not say it.
@@ -237,6 +254,10 @@ func (c client) author() submit.Author {
 
 // submission answers one client of the submission socket.
 func (in *intake) submission(ctx context.Context, conn submitd.Conn, who client) error {
+	if !in.mayHandIn(who) {
+		in.logf("%s may not hand in mail here", who.key())
+		return tell(conn, "77 5.7.1 - this is the queue of user %d, for his own mail\n", os.Geteuid())
+	}
 	s := submitd.Server{
 		UID: who.uid, Author: who.author, Idle: idleTimeout, Now: drop.Now,
 		Submit: func(s submit.Submission) (mail.ID, error) { return in.take(ctx, who, s) },

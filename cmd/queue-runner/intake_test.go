@@ -40,9 +40,34 @@ func TestMaySpeak(t *testing.T) {
 		{"a user who is not named", user(1000), peers, users, false},
 		{"this host, whatever the users", over("127.0.0.1", true), nil, users, true},
 	} {
-		in := &intake{peers: tt.peers, users: tt.users}
+		in := &intake{peers: tt.peers, users: tt.users, open: true}
 		if got := in.maySpeak(tt.who); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// Who runs a queue of his own does not send the mail of others, unless he says so.
+func TestPrivateQueue(t *testing.T) {
+	own, other := os.Geteuid(), 54321
+	for _, tt := range []struct {
+		name             string
+		open             bool
+		users            map[int]bool
+		uid              int
+		speak, submitted bool
+	}{
+		{"own", false, nil, own, true, true},
+		{"root", false, nil, 0, true, true},
+		{"another", false, nil, other, false, false},
+		{"another who is named", false, map[int]bool{0: true, other: true}, other, true, true},
+		{"another at a service", true, nil, other, true, true},
+		{"another at a service, who is not named", true, map[int]bool{0: true}, other, false, true},
+	} {
+		in := &intake{open: tt.open, users: tt.users}
+		who := client{uid: tt.uid, here: true}
+		if speak, submitted := in.maySpeak(who), in.mayHandIn(who); speak != tt.speak || submitted != tt.submitted {
+			t.Errorf("%s: SMTP %v, want %v; submission %v, want %v", tt.name, speak, tt.speak, submitted, tt.submitted)
 		}
 	}
 }

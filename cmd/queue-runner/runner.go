@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -163,12 +164,13 @@ func (r *runner) attended(cfg *config.Config, doors []door, interval time.Durati
 	if err := spool.Create(cfg.Spool); err != nil {
 		return err
 	}
+	service := slices.ContainsFunc(doors, func(d door) bool { return d.inherited })
 	doors, err := withSubmission(doors, cfg.Spool)
 	if err != nil {
 		// There are other ways in.
 		r.spool.Logf("no submission socket: %v", err)
 	}
-	in, err := newIntake(cfg, r.spool.Logf)
+	in, err := newIntake(cfg, service, r.spool.Logf)
 	if err != nil {
 		return errors.Join(err, closeDoors(doors))
 	}

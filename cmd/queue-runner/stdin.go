@@ -35,7 +35,7 @@ func accept(cfg *config.Config, stderr io.Writer) error {
 	if _, ok := conn.(*net.UnixConn); !ok {
 		return errors.Join(usageError{errors.New("standard input is no connection at a unix socket")}, conn.Close())
 	}
-	in, err := openIntake(cfg, stderr)
+	in, err := openIntake(cfg, true, stderr)
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}
@@ -46,7 +46,7 @@ func accept(cfg *config.Config, stderr io.Writer) error {
 }
 
 // openIntake opens the spool, which is made if it is missing.
-func openIntake(cfg *config.Config, stderr io.Writer) (*intake, error) {
+func openIntake(cfg *config.Config, service bool, stderr io.Writer) (*intake, error) {
 	if err := becomeOwner(cfg.Spool); err != nil {
 		return nil, err
 	}
@@ -54,14 +54,14 @@ func openIntake(cfg *config.Config, stderr io.Writer) (*intake, error) {
 	if err != nil {
 		return nil, err
 	}
-	in, err := newIntake(cfg, log)
+	in, err := newIntake(cfg, service, log)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return in, err
 	}
 	if err := spool.Create(cfg.Spool); err != nil {
 		return nil, err
 	}
-	return newIntake(cfg, log)
+	return newIntake(cfg, service, log)
 }
 
 // deliver makes a pass for what was taken, if the configuration wants that. A pass that is running is told of it.
@@ -116,7 +116,7 @@ func smtpOnStdin(cfg *config.Config, how speaking, stderr io.Writer) error {
 		return converse(o)
 	}
 	who, connected := atStdin()
-	in, err := openIntake(cfg, stderr)
+	in, err := openIntake(cfg, true, stderr)
 	if err != nil {
 		return err
 	}

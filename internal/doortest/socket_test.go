@@ -62,6 +62,12 @@ func TestStrangersAtTheSocket(t *testing.T) {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1, Gid: 1}}
 			return cmd
 		}, 1, "daemon@example.com"},
+		{"root who may write nothing", func(w *world) *exec.Cmd {
+			const script = `mount --bind "$SPOOL" "$SPOOL" && mount -o remount,bind,ro "$SPOOL" && exec "$0" "$@"`
+			cmd := under(w.program("in.toml", "sendmail", "-t"), "unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", script)
+			cmd.Env = append(cmd.Env, "SPOOL="+w.spool)
+			return cmd
+		}, 0, "root@example.com"},
 		{"a user in a chroot", func(w *world) *exec.Cmd { return jailed(w, "--userspec=1:1") }, 1, "daemon@example.com"},
 		{"root in a chroot", func(w *world) *exec.Cmd { return jailed(w) }, 0, "root@example.com"},
 	}
@@ -99,6 +105,28 @@ func jailed(w *world, options ...string) *exec.Cmd {
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", script)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	return cmd
+}
+
+// A user's own daemon, with his relay and his password, is not there for others.
+func TestPrivateDaemon(t *testing.T) {
+	asRoot(t)
+	w := newWorld(t, queueing)
+	if err := exec.Command("chown", "-R", fmt.Sprint(stranger), w.spool).Run(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := asStranger(w.program("in.toml", "queue-runner", "--daemon"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Signal(syscall.SIGTERM); cmd.Wait() }()
+	w.served()
+	other := w.program("out.toml", "sendmail", "bob")
+	other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1, Gid: 1}}
+	if out, status := run(t, other, hello); status != 77 || out != "sendmail: this is the queue of user 12345, for his own mail\n" {
+		t.Errorf("exit %d, %q", status, out)
+	}
+	accepts(t, asStranger(w.program("out.toml", "sendmail", "bob")), hello)
+	accepts(t, w.program("out.toml", "sendmail", "bob"), hello)
 }
 
 func TestStatusOverTheSocket(t *testing.T) {
