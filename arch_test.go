@@ -35,8 +35,8 @@ var doors = map[string][]string{
 	"github.com/pelletier/go-toml/v2": {"internal/config"},
 	"github.com/urfave/cli/v2":        {"cmd/mailq", "cmd/queue-runner"},
 	"golang.org/x/sys":                {"spool/drop", "spool", "internal/submit", "internal/submitd", "deliver/local", "cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
-	"golang.org/x/net":                {"deliver/idn"}, // idna
-	"github.com/emersion/go-smtp":     nil,             // tests
+	"golang.org/x/net":                {"deliver/idn", "deliver/smtp"}, // idna; proxy
+	"github.com/emersion/go-smtp":     nil,                             // tests
 	"github.com/google/go-cmp":        nil,
 	"github.com/rogpeppe/go-internal": nil,
 	"go.uber.org/goleak":              nil,

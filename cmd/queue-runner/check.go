@@ -211,6 +211,12 @@ func transportWords(t config.Transport) string {
 			words += " (only by SCRAM if the certificate is not valid)"
 		}
 	}
+	if p := t.Socks; p.Host != "" {
+		words += ", through the SOCKS proxy " + addressOf(p)
+		if p.User != "" {
+			words += " with login " + p.User
+		}
+	}
 	return words + ", at most " + count(t.Concurrency, "session")
 }
 
@@ -343,8 +349,11 @@ func (r *report) findings() {
 }
 
 func (r *report) lookAt(t config.Transport) {
-	if t.PasswordFile != "" {
-		if _, err := config.ReadPassword(t.PasswordFile); err != nil {
+	for _, file := range []string{t.PasswordFile, t.Socks.PasswordFile} {
+		if file == "" {
+			continue
+		}
+		if _, err := config.ReadPassword(file); err != nil {
 			r.problems = append(r.problems, fmt.Sprintf("transport %s: %v", t.Name, err))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -262,6 +263,27 @@ func TestLoginAtASmarthost(t *testing.T) {
 	w.wantLog("tls=TLS1.3/verified")
 	if strings.Contains(w.log, "S3CR3T") {
 		t.Errorf("the password is in the log:\n%s", w.log)
+	}
+}
+
+// TestProxyIsOurs defers what a proxy keeps from going out: the server was never asked.
+func TestProxyIsOurs(t *testing.T) {
+	s := smtptest.NewServer(t, smtptest.Options{})
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nobody.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, fmt.Sprintf("[transport.out]\nurl = \"smtp://%s\"\nsocks = \"socks5://%s\"\n[[route]]\ntransport = \"out\"\n", s.Addr(), nobody.Addr()))
+	w.submit("bob@example.net")
+	w.pass()
+	if got := w.waiting(); len(got) != 1 || !strings.Contains(got[0], "cannot connect to the SOCKS proxy "+nobody.Addr().String()) {
+		t.Errorf("waiting %q", got)
+	}
+	if n := s.Connections(); n != 0 {
+		t.Errorf("%d connections past the proxy", n)
 	}
 }
 

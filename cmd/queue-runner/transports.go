@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"sync"
 
 	"github.com/postrider/postrider/deliver"
@@ -57,6 +59,7 @@ func server(t config.Transport, hostname string, trace func(relay, line string))
 		// Read for each login: a password that was changed is used at once.
 		Password: func() (string, error) { return config.ReadPassword(t.PasswordFile) },
 		Trace:    trace,
+		Proxy:    proxy(t.Socks),
 	}
 	roots := &authorities{file: t.CAFile}
 	return transportFunc(func(ctx context.Context) (deliver.Session, error) {
@@ -72,6 +75,16 @@ func server(t config.Transport, hostname string, trace func(relay, line string))
 		return session, nil
 	})
 }
+
+// proxy returns the way to a server; nil for the one that everything else takes.
+func proxy(p config.Socks) *smtp.Proxy {
+	if p.Host == "" {
+		return nil
+	}
+	return &smtp.Proxy{Address: addressOf(p), User: p.User, Password: func() (string, error) { return config.ReadPassword(p.PasswordFile) }}
+}
+
+func addressOf(p config.Socks) string { return net.JoinHostPort(p.Host, strconv.Itoa(p.Port)) }
 
 // authorities are those that a transport trusts. They are read once; but a file that cannot be read now may be there for
 // the next session, which in a daemon may be days away.

@@ -467,6 +467,8 @@ func TestRemoteMTA(t *testing.T) {
 		"mx.example.net[2001:db8::1]:25": "mx.example.net (2001:db8::1)",
 		"[192.0.2.1]:25":                 "[192.0.2.1]",
 		"maildir:/home/a[1]:2/Maildir":   "",
+		"mx.example.net:25":              "mx.example.net",
+		"maildir:/home/a/Maildir":        "",
 		"discard":                        "",
 		"":                               "",
 	} {

@@ -79,6 +79,9 @@ func (r *Report) recipientFields(f *fieldWriter, rcpt *Recipient) {
 func remoteMTA(relay string) string {
 	name, rest, ok := strings.Cut(relay, "[")
 	address, _, closed := strings.Cut(rest, "]:")
+	if host, port, _ := strings.Cut(relay, ":"); !ok && port != "" && strings.Trim(port, "0123456789") == "" {
+		return host // by way of a proxy, which alone knows the address
+	}
 	switch {
 	case !ok || !closed || strings.Contains(name, "/"):
 		return ""

@@ -68,6 +68,9 @@ func (s *Server) resolve(ctx context.Context) ([]netip.Addr, *mail.Failure) {
 	if addr, err := netip.ParseAddr(strings.Trim(s.Host, "[]")); err == nil {
 		return []netip.Addr{addr}, nil
 	}
+	if s.Proxy != nil {
+		return []netip.Addr{{}}, nil // our resolver may know nothing of what the proxy can reach, and must not be told of it
+	}
 	lookup, cancel := context.WithTimeout(ctx, s.Timeouts.Connect)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(lookup, "ip", s.Host)
@@ -125,7 +128,7 @@ func (s *Server) openWith(ctx context.Context, addr netip.Addr, mode TLSMode) (s
 func (s *Server) connect(ctx context.Context, addr netip.Addr) (net.Conn, *mail.Failure) {
 	dial, cancel := context.WithTimeout(ctx, s.Timeouts.Connect)
 	defer cancel()
-	raw, err := s.Dial(dial, "tcp", net.JoinHostPort(addr.String(), strconv.Itoa(s.Port)))
+	raw, err := s.dial(dial, addr)
 	if err == nil {
 		return raw, nil
 	}
@@ -136,11 +139,27 @@ func (s *Server) connect(ctx context.Context, addr netip.Addr) (net.Conn, *mail.
 	if ours(err) {
 		scope = mail.OfUs
 	}
+	if of, ok := errors.AsType[*proxyError](err); ok {
+		scope = of.scope
+	}
 	reason := why(err)
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		reason = "timed out"
 	}
 	return nil, failure(scope, mail.EnhancedCode{4, 4, 1}, "cannot connect to %s: %s", relayName(s.Host, addr, s.Port), reason)
+}
+
+// dial connects to an address, or, by way of the proxy, to whatever Host is if that is not known.
+func (s *Server) dial(ctx context.Context, addr netip.Addr) (net.Conn, error) {
+	host := s.Host
+	if addr.IsValid() {
+		host = addr.String()
+	}
+	to := net.JoinHostPort(host, strconv.Itoa(s.Port))
+	if s.Proxy != nil {
+		return s.Proxy.dial(ctx, s.Dial, to)
+	}
+	return s.Dial(ctx, "tcp", to)
 }
 
 // ours reports whether a connection failed for want of something on this machine: a network, a port, a descriptor.

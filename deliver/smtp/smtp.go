@@ -22,7 +22,7 @@ import (
 type Server struct {
 	Host  string       // name or address: what is looked up, and what the certificate must be for
 	Port  int          // 0 means 25, or 465 with ImplicitTLS
-	Addrs []netip.Addr // the addresses of Host in the order to try them; nil means to ask the system's resolver
+	Addrs []netip.Addr // the addresses of Host in the order to try them; nil means to ask the Proxy, or else the system's resolver
 
 	TLS         TLSMode
 	ImplicitTLS bool           // TLS from the first octet (RFC 8314 section 3.3), whatever TLS says of verification
@@ -36,7 +36,10 @@ type Server struct {
 	MaxRecipients int // in one transaction if the server names no limit; 0 means 100 (RFC 5321 section 4.5.3.1.8)
 	Timeouts      Timeouts
 
-	// Dial connects; nil means a net.Dialer. Addresses are "192.0.2.1:25".
+	// Proxy is the way to the server; nil if there is one without.
+	Proxy *Proxy
+
+	// Dial connects to the server, or to the Proxy; nil means a net.Dialer. Addresses are "192.0.2.1:25".
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Trace, if set, is told the dialogue as it happens, a line at a time, as Session.Transcript has it. Several sessions
@@ -199,7 +202,10 @@ func (s *Session) fail(scope mail.Scope, code mail.EnhancedCode, format string, 
 	return r
 }
 
-// relayName returns the form of mail.Result.Relay.
+// relayName returns the form of mail.Result.Relay. Behind a proxy we may not know the address.
 func relayName(host string, addr netip.Addr, port int) string {
+	if !addr.IsValid() {
+		return host + ":" + strconv.Itoa(port)
+	}
 	return host + "[" + addr.String() + "]:" + strconv.Itoa(port)
 }

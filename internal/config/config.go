@@ -99,7 +99,16 @@ type Transport struct {
 	TLS          string // for the SMTP schemes: TLSNone, TLSMay or TLSVerify
 	Concurrency  int    // sessions at once
 	CAFile       string // trusted certificates besides the system's; "" for none
+	Socks        Socks  // for the SMTP schemes: the way to Host
 	Text         string // for fail: what the bounce says
+}
+
+// A Socks is a SOCKS5 proxy that connects for us.
+type Socks struct {
+	Host         string // "" for none
+	Port         int
+	User         string // login; "" for none
+	PasswordFile string // of the login
 }
 
 // A Route sends the mail it matches to a transport. An empty list matches everything.

@@ -74,6 +74,15 @@ concurrency = 4
 tls         = "verify"
 ca_file     = "/etc/ssl/lan.pem"
 
+[transport.far]
+url                 = "submission://mail.example.com"
+socks               = "socks5://Ann@Proxy.example.com:9050"
+socks_password_file = "/etc/postrider/proxy.password"
+
+[transport.near]
+url   = "smtp://mail.example.com"
+socks = "socks5://[::1]"
+
 [transport.nowhere]
 url  = "fail:"
 text = "this host sends no mail abroad"
@@ -111,6 +120,14 @@ transport    = "nowhere"
 			"lan": {
 				Name: "lan", Scheme: "smtp", Host: "fd00::25", Port: 2525, TLS: TLSVerify, Concurrency: 4,
 				CAFile: "/etc/ssl/lan.pem",
+			},
+			"far": {
+				Name: "far", Scheme: "submission", Host: "mail.example.com", Port: 587, TLS: TLSVerify, Concurrency: 3,
+				Socks: Socks{Host: "proxy.example.com", Port: 9050, User: "Ann", PasswordFile: "/etc/postrider/proxy.password"},
+			},
+			"near": {
+				Name: "near", Scheme: "smtp", Host: "mail.example.com", Port: 25, TLS: TLSMay, Concurrency: 10,
+				Socks: Socks{Host: "::1", Port: 1080},
 			},
 			"nowhere": {Name: "nowhere", Scheme: "fail", Concurrency: 1, Text: "this host sends no mail abroad"},
 		},
@@ -202,7 +219,7 @@ func TestMistakes(t *testing.T) {
 		{"unknown key", "\nspol = \"/tmp\"", `2:1: unknown key "spol"; expected one of spool, hostname, domain, local_domains, aliases, relay, ` +
 			`password_file, max_message_size, delivery, log, force_from, rewrite, listen, retry, transport, route`},
 		{"unknown key in a table", "[retry]\n  wait = \"1m\"", `2:3: unknown key "retry.wait"; expected one of first, factor, max_wait, attempts, expire`},
-		{"unknown key in a transport", "[transport.a]\nurl = \"discard:\"\nport = 25", `3:1: unknown key "transport.a.port"; expected one of url, concurrency, tls, password_file, ca_file, text`},
+		{"unknown key in a transport", "[transport.a]\nurl = \"discard:\"\nport = 25", `3:1: unknown key "transport.a.port"; expected one of url, concurrency, tls, password_file, ca_file, socks, socks_password_file, text`},
 		{"listening is a list", "[listen]\nsmtp = \"127.0.0.1:25\"", `2:8: listen.smtp: found "127.0.0.1:25", expected a list such as ["127.0.0.1:25", "[::1]:25", "unix:/run/postrider/smtp"]`},
 		{"listening at a name", "[listen]\nsmtp = [\"localhost:25\"]", `2:9: listen.smtp: found "localhost:25", expected an IP address and a port as in "127.0.0.1:25" or "[::1]:25", or "unix:" and a path`},
 		{"listening without a port", "[listen]\nsmtp = [\"127.0.0.1\"]", `2:9: listen.smtp: found "127.0.0.1", expected an IP address and a port as in "127.0.0.1:25" or "[::1]:25", or "unix:" and a path`},
@@ -300,6 +317,14 @@ func TestMistakes(t *testing.T) {
 		{"submissions without TLS", "[transport.a]\ntls = \"none\"\nurl = \"submissions://a\"", `2:7: transport.a.tls: found "none", expected verify or may`},
 		{"login without TLS", "[transport.a]\nurl = \"smtp://u@a\"\npassword_file = \"/p\"\ntls = \"none\"", `4:7: transport.a.tls: found "none", expected verify or may; a password is never sent in clear`},
 		{"TLS for a Maildir", "[transport.a]\nurl = \"maildir:/m\"\ntls = \"may\"", `3:1: transport.a.tls has no meaning for maildir`},
+		{"proxy for a Maildir", "[transport.a]\nurl = \"maildir:/m\"\nsocks = \"socks5://b\"", `3:1: transport.a.socks has no meaning for maildir`},
+		{"proxy without scheme", "[transport.a]\nurl = \"smtp://a\"\nsocks = \"127.0.0.1:1080\"", `3:9: transport.a.socks: expected a URL that starts with socks5://, as in "socks5://127.0.0.1:1080"`},
+		{"proxy of another kind", "[transport.a]\nurl = \"smtp://a\"\nsocks = \"http://ann:opensesame@b\"", `3:9: transport.a.socks: expected a URL that starts with socks5://, as in "socks5://127.0.0.1:1080"`},
+		{"proxy with a password in the URL", "[transport.a]\nurl = \"smtp://a\"\nsocks = \"socks5://ann:opensesame@b\"", `3:9: transport.a.socks: a password has no place in a URL; put it into a file and name that with socks_password_file (a colon in the user's name is written %3A)`},
+		{"proxy without host", "[transport.a]\nurl = \"smtp://a\"\nsocks = \"socks5://\"", `3:9: transport.a.socks: "" is not a host name or address`},
+		{"proxy with a path", "[transport.a]\nurl = \"smtp://a\"\nsocks = \"socks5://b/c\"", `3:9: transport.a.socks: expected [USER@]HOST[:PORT] after //`},
+		{"proxy with a user without password", "[transport.a]\nurl = \"smtp://a\"\nsocks = \"socks5://ann@b\"", `3:9: transport.a.socks_password_file is missing; the user in the URL needs one`},
+		{"proxy with a password without user", "[transport.a]\nurl = \"smtp://a\"\nsocks_password_file = \"/p\"", `3:23: transport.a.socks_password_file is of no use without a user; write socks = "socks5://USER@HOST"`},
 		{"text for smtp", "[transport.a]\nurl = \"smtp://a\"\ntext = \"no\"", `3:1: transport.a.text has no meaning for smtp`},
 		{"text of two lines", "[transport.a]\nurl = \"fail:\"\ntext = \"a\\nb\"", `3:8: transport.a.text: found "a\nb", expected text without control characters`},
 

@@ -20,6 +20,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("route = [{transport = \"a\", from = []}]\ntransport = {a = {url = \"fail:\", text = \"\"\"\nno\"\"\"}}")
 	f.Add("force_from=\"a@b\"\n[rewrite]\nroot=\"@b\"\n\"*@.a\"=\"*@b\"\n\"root@a.b\" = \"c@d\"\n[transport.x]\nurl='maildir:/a/../b'\nconcurrency=1000")
 	f.Add("max_message_size = \"1 GB\"\nspool = \"/\\u00e9\"\n\"log\" = \"stderr\" # x\r\n")
+	f.Add("[transport.a]\nurl = 'smtp://a'\nsocks = 'socks5://b%3a@[::1]:9'\nsocks_password_file = '/p'")
 	f.Add("[listen]\nsmtp=['127.0.0.1:25','[::1]:25',\"unix:/r\"]\npeers=['10.0.0.0/8', '::ffff:1.2.3.4']\nusers=[]")
 	f.Add("a.b.c = 1\n[a.b]\n[[a]]\n[a.a.a]\nx = {y.z = 1, y = 2}\n" + strings.Repeat("[", 40))
 	m := testMachine(f)
@@ -78,6 +79,8 @@ func checkConfig(t *testing.T, c *Config) {
 		check(t.Scheme != "" && t.Concurrency >= 1, "%+v", t)
 		check(network == (t.Host != "" && t.Port >= 1 && t.Port <= 65535 && t.TLS != ""), "%+v", t)
 		check((t.User != "") == (t.PasswordFile != ""), "login of %+v", t)
+		check((t.Socks.User != "") == (t.Socks.PasswordFile != ""), "login at the proxy of %+v", t)
+		check((t.Socks.Host != "") == (t.Socks.Port >= 1 && t.Socks.Port <= 65535), "proxy of %+v", t)
 		check(!strings.ContainsAny(t.Host+t.User+t.Text+t.Path, "\r\n\x00") || t.Path != "", "line ends in %+v", t)
 		check((t.Scheme == "maildir") == filepath.IsAbs(t.Path), "path of %+v", t)
 	}
@@ -133,6 +136,8 @@ func encode(c *Config) string {
 		line("tls", basic(t.TLS))
 		line("password_file", basic(t.PasswordFile))
 		line("ca_file", basic(t.CAFile))
+		line("socks", basic(socksURL(t.Socks)))
+		line("socks_password_file", basic(t.Socks.PasswordFile))
 		line("text", basic(t.Text))
 	}
 	for _, r := range c.Routes {
@@ -149,18 +154,28 @@ func url(t Transport) string {
 	if schemeNamed(t.Scheme).form != overNetwork {
 		return t.Scheme + ":" + t.Path
 	}
+	return t.Scheme + "://" + authority(t.User, t.Host, t.Port)
+}
+
+func socksURL(p Socks) string {
+	if p.Host == "" {
+		return ""
+	}
+	return "socks5://" + authority(p.User, p.Host, p.Port)
+}
+
+func authority(name, host string, port int) string {
 	user := ""
-	for i := range len(t.User) {
-		user += fmt.Sprintf("%%%02x", t.User[i])
+	for i := range len(name) {
+		user += fmt.Sprintf("%%%02x", name[i])
 	}
 	if user != "" {
 		user += "@"
 	}
-	host := t.Host
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
 	}
-	return fmt.Sprintf("%s://%s%s:%d", t.Scheme, user, host, t.Port)
+	return fmt.Sprintf("%s%s:%d", user, host, port)
 }
 
 // basic writes a basic string of TOML; "" for what is not set.

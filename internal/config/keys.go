@@ -67,6 +67,8 @@ var transportKeys = []key[Transport]{
 	{"tls", func(t *Transport, v *node) error { return v.word(&t.TLS, t.scheme().tls...) }},
 	{"password_file", func(t *Transport, v *node) error { return v.secretPath(&t.PasswordFile) }},
 	{"ca_file", func(t *Transport, v *node) error { return v.path(&t.CAFile) }},
+	{"socks", func(t *Transport, v *node) error { return v.socks(&t.Socks) }},
+	{"socks_password_file", func(t *Transport, v *node) error { return v.secretPath(&t.Socks.PasswordFile) }},
 	{"text", func(t *Transport, v *node) error { return v.line(&t.Text) }},
 }
 
@@ -234,7 +236,21 @@ func (s *settings) readTransport(name string, table *node) (Transport, error) {
 	if err := read(s.doc, table, prefix, &t, transportKeys); err != nil {
 		return t, err
 	}
-	return t, s.checkLogin(prefix, t, url, table.values["password_file"], table.values["tls"])
+	if err := s.checkLogin(prefix, t, url, table.values["password_file"], table.values["tls"]); err != nil {
+		return t, err
+	}
+	return t, s.checkSocks(prefix, t.Socks, table.values["socks"], table.values["socks_password_file"])
+}
+
+// checkSocks sees that user and password for the proxy are both there.
+func (s *settings) checkSocks(prefix string, p Socks, url, passwordFile *node) error {
+	switch {
+	case p.User != "" && p.PasswordFile == "":
+		return s.doc.errorAt(url.offset, "%ssocks_password_file is missing; the user in the URL needs one", prefix)
+	case p.User == "" && p.PasswordFile != "":
+		return s.doc.errorAt(passwordFile.offset, "%ssocks_password_file is of no use without a user; write socks = \"socks5://USER@HOST\"", prefix)
+	}
+	return nil
 }
 
 // checkLogin sees that user and password are both there and have a chance to stay secret.

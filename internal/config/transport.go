@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -46,7 +47,7 @@ var schemes = []scheme{
 // to the reader of the table.
 func (s scheme) takes(key string) bool {
 	switch key {
-	case "tls", "ca_file":
+	case "tls", "ca_file", "socks", "socks_password_file":
 		return s.form == overNetwork
 	case "password_file":
 		return s.login
@@ -119,7 +120,7 @@ func parseURL(name, url string) (Transport, error) {
 		if !found {
 			return Transport{}, fmt.Errorf("expected a host, as in %s://mail.example.com", s.name)
 		}
-		if err := t.parseAuthority(rest, s); err != nil {
+		if err := t.setAuthority(rest); err != nil {
 			return Transport{}, err
 		}
 	}
@@ -137,35 +138,65 @@ func unknownScheme(before string, colon bool) error {
 	return fmt.Errorf("unknown scheme %s; expected one of %s", quote(before), schemeNames())
 }
 
-// parseAuthority reads USER@HOST:PORT (RFC 3986 section 3.2). The user may contain an @ as it is.
-func (t *Transport) parseAuthority(s string, of scheme) error {
-	if at := strings.LastIndexByte(s, '@'); at >= 0 {
-		user, err := parseUser(s[:at])
-		if err != nil {
-			return err
-		}
-		t.User, s = user, s[at+1:]
-		// A password is not for whoever answers: a login wants to know the server, whatever the scheme is content with.
-		t.TLS = TLSVerify
-	}
-	host, port, err := splitPort(s)
+// setAuthority makes t lead to USER@HOST:PORT.
+func (t *Transport) setAuthority(s string) error {
+	user, host, port, err := parseAuthority(s, "password_file")
 	if err != nil {
 		return err
 	}
-	if t.Host = strings.ToLower(host); !isHost(t.Host) {
-		if strings.ContainsAny(s, "@:/?#") {
-			return errors.New("expected [USER@]HOST[:PORT] after //")
-		}
-		return fmt.Errorf("%s is not a host name or address", quote(host))
+	if t.User, t.Host = user, host; user != "" {
+		// A password is not for whoever answers: a login wants to know the server, whatever the scheme is content with.
+		t.TLS = TLSVerify
 	}
-	if port == "" {
-		return nil
-	}
-	if t.Port, err = strconv.Atoi(port); err != nil || t.Port < 1 || t.Port > 65535 || !isDigits(port) {
-		return errors.New("the port after the host's colon must be a number from 1 to 65535")
+	if port > 0 {
+		t.Port = port
 	}
 	return nil
 }
+
+// parseAuthority reads USER@HOST:PORT (RFC 3986 section 3.2). The user may contain an @ as it is; the port is 0 if there
+// is none. passwordKey says where the password belongs.
+func parseAuthority(s, passwordKey string) (user, host string, port int, err error) {
+	if at := strings.LastIndexByte(s, '@'); at >= 0 {
+		if user, err = parseUser(s[:at], passwordKey); err != nil {
+			return "", "", 0, err
+		}
+		s = s[at+1:]
+	}
+	host, digits, err := splitPort(s)
+	if err != nil {
+		return "", "", 0, err
+	}
+	if host = strings.ToLower(host); !isHost(host) {
+		if strings.ContainsAny(s, "@:/?#") {
+			return "", "", 0, errors.New("expected [USER@]HOST[:PORT] after //")
+		}
+		return "", "", 0, fmt.Errorf("%s is not a host name or address", quote(host))
+	}
+	if digits == "" {
+		return user, host, 0, nil
+	}
+	if port, err = strconv.Atoi(digits); err != nil || port < 1 || port > 65535 || !isDigits(digits) {
+		return "", "", 0, errors.New("the port after the host's colon must be a number from 1 to 65535")
+	}
+	return user, host, port, nil
+}
+
+// socks makes to the proxy that a URL names. Like parseURL, it does not repeat the URL.
+func (n *node) socks(to *Socks) error {
+	rest, ok := strings.CutPrefix(n.text, "socks5://")
+	if n.kind != unstable.String || !ok {
+		return errors.New(`expected a URL that starts with socks5://, as in "socks5://127.0.0.1:1080"`)
+	}
+	user, host, port, err := parseAuthority(rest, "socks_password_file")
+	if err == nil {
+		to.User, to.Host, to.Port = user, host, cmp.Or(port, socksPort)
+	}
+	return err
+}
+
+// socksPort is where a SOCKS proxy listens unless told otherwise (RFC 1928 section 3).
+const socksPort = 1080
 
 // splitPort parts HOST:PORT; an IPv6 address stands in brackets.
 func splitPort(s string) (host, port string, err error) {
@@ -188,10 +219,10 @@ func splitPort(s string) (host, port string, err error) {
 }
 
 // parseUser decodes %XX in a login name.
-func parseUser(s string) (string, error) {
+func parseUser(s, passwordKey string) (string, error) {
 	if strings.Contains(s, ":") {
-		return "", errors.New("a password has no place in a URL; put it into a file and name that with password_file " +
-			"(a colon in the user's name is written %3A)")
+		return "", errors.New("a password has no place in a URL; put it into a file and name that with " + passwordKey +
+			" (a colon in the user's name is written %3A)")
 	}
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

@@ -89,7 +89,7 @@ type Result struct {
 	Action Action
 	Reply  Reply  // the words behind it: the remote's, or ours with Code 0
 	Scope  Scope  // of a failure
-	Relay  string // who said so, as "mx.example.net[192.0.2.1]:25" or "maildir:/path"; "" before anybody was reached
+	Relay  string // who said so, as "mx.example.net[192.0.2.1]:25", "mx.example.net:25" behind a proxy, or "maildir:/path"; "" before anybody was reached
 	Remote bool   // Reply came over the wire from Relay: a Diagnostic-Code of type smtp
 	TLS    string // "TLS1.3 verified", "TLS1.3 unverified"; "" in clear
 }
