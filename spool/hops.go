@@ -1,0 +1,95 @@
+package spool
+
+import (
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// A HopState is what is known of a next hop after a try to open a session. Until zero forgets all trouble.
+type HopState struct {
+	Hop   string
+	Until time.Time
+	Last  mail.Result
+}
+
+func (x *tx) hop(name string) (h hop, ok bool, err error) {
+	v := x.hops.Get([]byte(name))
+	if v == nil {
+		return h, false, nil
+	}
+	return h, true, h.decode([]byte(name), v)
+}
+
+func (x *tx) putHops(states []HopState, now time.Time) error {
+	for _, st := range states {
+		key := []byte(st.Hop)
+		if st.Until.IsZero() {
+			if err := x.hops.Delete(key); err != nil {
+				return err
+			}
+			continue
+		}
+		h, ok, err := x.hop(st.Hop)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			h.since = now
+		}
+		h.failures++
+		h.until, h.last = st.Until, st.Last
+		if err := x.hops.Put(key, h.encode(key)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Trouble is what is known of a next hop that takes no mail. Its zero value is none.
+type Trouble struct {
+	Failures int       // in a row
+	Since    time.Time // the first of them
+	Until    time.Time // it is not to be tried before
+}
+
+// HopTrouble returns the trouble with a next hop.
+func (s *Spool) HopTrouble(name string) (t Trouble, err error) {
+	err = s.view(func(x *tx) error {
+		h, _, err := x.hop(name)
+		t = Trouble{h.failures, h.since, h.until}
+		return err
+	})
+	return t, err
+}
+
+// Overdue returns up to most recipients at a next hop in trouble whose message arrived before the given time, as a
+// claim would: their attempts are the tries of the next hop.
+func (s *Spool) Overdue(hop string, arrived time.Time, most int) ([]Claim, error) {
+	var claims []Claim
+	err := s.view(func(x *tx) error {
+		c := x.messages.Cursor()
+		limit := string(mail.MakeID(arrived, 0))
+		for k, v := c.First(); k != nil && string(k) < limit && len(claims) < most; k, v = c.Next() {
+			var m message
+			if err := m.decode(k, v); err != nil {
+				return err
+			}
+			claim := Claim{ID: mail.ID(k), Pending: m.pending}
+			err := x.eachRecipient(claim.ID, func(n int, p recipient) error {
+				if p.hop == hop && !p.active {
+					claim.Recipients = append(claim.Recipients, Claimed{n, p.attempts})
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			if len(claim.Recipients) > 0 {
+				claims = append(claims, claim)
+			}
+		}
+		return nil
+	})
+	return claims, err
+}
