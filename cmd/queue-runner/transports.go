@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -60,6 +61,7 @@ func server(t config.Transport, hostname string, trace func(relay, line string))
 		Password: func() (string, error) { return config.ReadPassword(t.PasswordFile) },
 		Trace:    trace,
 		Proxy:    proxy(t.Socks),
+		Tickets:  tls.NewLRUClientSessionCache(ticketsKept),
 	}
 	roots := &authorities{file: t.CAFile}
 	return transportFunc(func(ctx context.Context) (deliver.Session, error) {
@@ -75,6 +77,9 @@ func server(t config.Transport, hostname string, trace func(relay, line string))
 		return session, nil
 	})
 }
+
+// ticketsKept is for how many hosts of a transport a TLS session can be resumed.
+const ticketsKept = 256
 
 // proxy returns the way to a server; nil for the one that everything else takes.
 func proxy(p config.Socks) *smtp.Proxy {

@@ -308,6 +308,7 @@ func (o *opening) handshake() *mail.Result {
 		ServerName: strings.Trim(o.server.Host, "[]"), RootCAs: o.server.RootCAs, MinVersion: tls.VersionTLS12,
 		// Encryption to whoever answers is better than none (RFC 7435); the certificate is then looked at below.
 		InsecureSkipVerify: o.mode != TLSVerify,
+		ClientSessionCache: o.server.Tickets,
 	}
 	client := tls.Client(o.conn.raw, config)
 	err := o.conn.raw.SetDeadline(time.Now().Add(o.server.Timeouts.TLS))
@@ -329,7 +330,11 @@ func (o *opening) handshake() *mail.Result {
 		o.tls += " unverified"
 	}
 	o.conn.rw = client
-	o.conn.log.note("(" + o.tls + ")")
+	note := o.tls
+	if state.DidResume {
+		note += ", resumed"
+	}
+	o.conn.log.note("(" + note + ")")
 	return nil
 }
 

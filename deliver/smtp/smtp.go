@@ -7,6 +7,7 @@ package smtp
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -27,6 +28,9 @@ type Server struct {
 	TLS         TLSMode
 	ImplicitTLS bool           // TLS from the first octet (RFC 8314 section 3.3), whatever TLS says of verification
 	RootCAs     *x509.CertPool // nil means the system's
+	// Tickets are those that servers gave us to resume TLS with (RFC 8446 section 2.2); nil means that none is kept. It
+	// is for servers with the same RootCAs only.
+	Tickets tls.ClientSessionCache
 
 	Hello string // our name for EHLO; "" means the address of our end of the connection (RFC 5321 section 4.1.4)
 

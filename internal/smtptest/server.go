@@ -70,6 +70,7 @@ type Message struct {
 	Connection int    // counted from 1
 	Hello      string // the client's name
 	TLS        bool
+	Resumed    bool     // TLS took up an earlier session
 	User       string   // who logged in; "" for nobody
 	Sender     string   // without angle brackets
 	Params     []string // of MAIL

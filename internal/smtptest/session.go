@@ -184,7 +184,7 @@ func (c *session) mail(line string) error {
 	path, params := argument(line, "MAIL FROM:")
 	c.inMail = true
 	c.message = Message{
-		Connection: c.number, Hello: c.hello, TLS: c.tls != nil, User: c.user,
+		Connection: c.number, Hello: c.hello, TLS: c.tls != nil, Resumed: c.tls != nil && c.tls.DidResume, User: c.user,
 		Sender: path, Params: params, Pipelined: pipelined,
 	}
 	return nil
