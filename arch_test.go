@@ -18,6 +18,7 @@ var layers = [][]string{
 	{"spool", "internal/submit"},
 	{"deliver", "internal/smtpd", "internal/submitd"},
 	{"internal/config"},
+	{"internal/listen"},
 	{"cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
 }
 
@@ -56,8 +57,8 @@ var sendmailLinks = strings.Fields(`
 	golang.org/x/sys/unix
 
 	bufio bytes cmp context encoding/base64 encoding/binary errors fmt hash hash/crc32 io io/fs iter maps math math/bits
-	math/rand/v2 mime net/netip os os/signal path path/filepath reflect runtime runtime/debug slices sort strconv strings sync
-	sync/atomic syscall time unicode unicode/utf8 unique unsafe weak
+	math/rand/v2 mime os os/signal path path/filepath reflect runtime runtime/debug slices sort strconv strings sync
+	sync/atomic syscall time unicode unicode/utf8 unsafe
 `)
 
 // A listing is what go list says of one package of ours. Its paths are relative to the module.

@@ -16,12 +16,17 @@ import (
 	"github.com/postrider/postrider/deliver"
 	"github.com/postrider/postrider/deliver/alias"
 	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/internal/listen"
 )
 
 // check writes to w what is configured, in words. Its error, a *config.Error, counts what would keep mail from going
 // where the configuration says; what is merely odd is a note.
 func check(cfg *config.Config, w io.Writer) error {
-	r := report{cfg: cfg}
+	table, err := listen.Of(cfg)
+	if err != nil {
+		return err
+	}
+	r := report{cfg: cfg, listen: table}
 	r.names()
 	r.routes()
 	r.rewriting()
@@ -55,6 +60,7 @@ func fileOf(cfg *config.Config) string {
 // A report is what check writes, and what it found on the way.
 type report struct {
 	cfg      *config.Config
+	listen   listen.Table
 	text     strings.Builder
 	problems []string // mail does not get through
 	notes    []string // something that was perhaps not meant so
@@ -112,7 +118,7 @@ func (r *report) names() {
 
 // listening says where a daemon takes mail by SMTP, if anywhere.
 func (r *report) listening() {
-	l := r.cfg.Listen
+	l := r.listen
 	if len(l.SMTP) == 0 {
 		return
 	}
@@ -122,7 +128,9 @@ func (r *report) listening() {
 	}
 	who := "this host"
 	if len(l.Peers) > 0 {
-		who += " and " + strings.Join(l.Peers, ", ")
+		for i, p := range l.Peers {
+			who += []string{" and ", ", "}[min(i, 1)] + p.String()
+		}
 	}
 	r.printf("%-15sa daemon listens at %s, to %s\n", "SMTP", strings.Join(at, ", "), who)
 	if l.Users != nil {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/internal/listen"
 	"github.com/postrider/postrider/internal/submitd"
 	"golang.org/x/sys/unix"
 )
@@ -24,15 +25,19 @@ type door struct {
 // openDoors returns the sockets that systemd hands us, and those that the configuration names. It comes before root becomes
 // the owner of the spool: some are root's to open.
 func openDoors(cfg *config.Config) ([]door, error) {
+	table, err := listen.Of(cfg)
+	if err != nil {
+		return nil, err
+	}
 	doors, err := inherited(filepath.Join(cfg.Spool, submitd.Socket))
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range cfg.Listen.SMTP {
+	for _, e := range table.SMTP {
 		if has(doors, e.Address) {
 			continue
 		}
-		l, err := listen(e)
+		l, err := open(e)
 		if err != nil {
 			return nil, errors.Join(err, closeDoors(doors))
 		}
@@ -74,7 +79,7 @@ func closeDoors(doors []door) error {
 	return errors.Join(errs...)
 }
 
-func listen(e config.Endpoint) (net.Listener, error) {
+func open(e listen.Endpoint) (net.Listener, error) {
 	if e.Network == "unix" {
 		return listenUnix(e.Address)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/internal/listen"
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/smtpd"
 	"github.com/postrider/postrider/internal/submit"
@@ -52,17 +53,18 @@ type intake struct {
 
 // newIntake opens the spool. service says that who started us did so for the whole machine, whoever we are.
 func newIntake(cfg *config.Config, service bool, logf func(format string, args ...any)) (*intake, error) {
+	table, err := listen.Of(cfg)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := drop.Open(filepath.Join(cfg.Spool, "drop"))
 	if err != nil {
 		return nil, err
 	}
 	in := &intake{
-		host: cfg.Host(), dir: dir, open: service || isService(), logf: logf, clients: newShares(maxOfOne), messages: newShares(maxMessages),
+		host: cfg.Host(), dir: dir, peers: table.Peers, open: service || isService(), logf: logf, clients: newShares(maxOfOne), messages: newShares(maxMessages),
 	}
-	for _, p := range cfg.Listen.Peers {
-		in.peers = append(in.peers, netip.MustParsePrefix(p))
-	}
-	if in.users, err = userIDs(cfg.Listen.Users); err != nil {
+	if in.users, err = userIDs(table.Users); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
 	return in, nil

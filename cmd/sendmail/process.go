@@ -64,7 +64,7 @@ func drain(f *os.File) error {
 	if err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
 		return err
 	}
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, 512) // on the stack: a large one would have it grow, for input that is rarely there
 	for err == nil {
 		_, err = f.Read(buf)
 	}

@@ -1,5 +1,5 @@
 // Package config turns the configuration file, or its absence, into one struct with every default filled in. Only the
-// commands import it; the packages below take plain values. It is linked into sendmail, whose start-up time counts: it
+// commands and package listen import it; the packages below take plain values. It is linked into sendmail, whose start-up time counts: it
 // imports no network, and of the TOML reader only the parser, which also keeps the position of everything.
 package config
 
@@ -58,24 +58,22 @@ const (
 	TLSVerify = "verify" // or nothing is sent
 )
 
-// Listen says where a daemon takes mail by SMTP, and from whom.
+// Listen is what the table [listen] has, of which package listen makes addresses.
 type Listen struct {
-	SMTP  []Endpoint
-	Peers []string // networks, as "192.0.2.0/24", whose hosts may connect besides this one
-	Users []string // login names or user IDs that may connect at a unix socket; nil means everybody
+	SMTP  []Written
+	Peers []Written
+	Users []string // login names or user IDs; nil if there is no such list
 }
 
-// An Endpoint is an address to listen on.
-type Endpoint struct {
-	Network string // tcp or unix
-	Address string // "192.0.2.1:25", "[::1]:25" or an absolute path
+// A Written is a string of the file, and where it stands.
+type Written struct {
+	Text         string
+	Line, Column int // as in Error
 }
 
-func (e Endpoint) String() string {
-	if e.Network == "unix" {
-		return "unix:" + e.Address
-	}
-	return e.Address
+// Mistake returns an error about a string of the file.
+func (c *Config) Mistake(w Written, format string, args ...any) *Error {
+	return &Error{File: c.File, Line: w.Line, Column: w.Column, Text: fmt.Sprintf(format, args...)}
 }
 
 // Retry is the schedule of attempts for a recipient that is deferred.
@@ -173,10 +171,23 @@ func cause(err error) error {
 // maxFile is far above any real configuration; it keeps a wrong name, of a device or a log, from filling the memory.
 const maxFile = 1 << 20
 
-var errTooLong = fmt.Errorf("longer than %d octets", maxFile)
+var errTooLong = errors.New("longer than 1 MiB, as no configuration is")
+
+// open opens a file for reading. os.Open would try to have it polled, which costs more than reading it.
+func open(name string) (*os.File, error) {
+	for {
+		fd, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		if err != syscall.EINTR {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+	}
+}
 
 func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := open(name)
 	if err != nil {
 		return nil, err
 	}

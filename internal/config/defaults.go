@@ -165,7 +165,7 @@ func (m machine) mailName() (name string) {
 // eachLine calls f with the lines of a file until f returns false. A file that cannot be read has no lines: it only
 // improves a default.
 func (m machine) eachLine(path string, f func(string) bool) {
-	file, err := os.Open(m.file(path))
+	file, err := open(m.file(path))
 	if err != nil {
 		return
 	}

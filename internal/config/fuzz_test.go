@@ -3,13 +3,13 @@ package config
 import (
 	"fmt"
 	"math"
-	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // FuzzParse reads any text. What is refused is refused at a place in it; what is accepted can be relied upon, and can be
@@ -35,7 +35,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, encode(c))
 		}
-		if diff := cmp.Diff(c, again); diff != "" {
+		if diff := cmp.Diff(c, again, cmpopts.IgnoreFields(Written{}, "Line", "Column")); diff != "" {
 			t.Errorf("written down and read again (-first +second):\n%s", diff)
 		}
 	})
@@ -67,12 +67,6 @@ func checkConfig(t *testing.T, c *Config) {
 	r := c.Retry
 	check(r.First > 0 && r.MaxWait >= r.First && r.Expire > 0 && r.Attempts >= 0, "retry %+v", r)
 	check(r.Factor >= 1 && !math.IsInf(r.Factor, 0), "factor %v", r.Factor)
-	for _, e := range c.Listen.SMTP {
-		check(e.Network == "unix" && filepath.IsAbs(e.Address) || e.Network == "tcp" && (len(c.Listen.Peers) > 0 || netip.MustParseAddrPort(e.Address).Addr().IsLoopback()), "listen at %v", e)
-	}
-	for _, p := range c.Listen.Peers {
-		check(netip.MustParsePrefix(p).Bits() >= widest, "peers %v", p)
-	}
 	for name, t := range c.Transports {
 		network := schemeNamed(t.Scheme).form == overNetwork
 		check(t.Name == name && isName(name), "name %q of %+v", name, t)
@@ -96,6 +90,13 @@ func checkConfig(t *testing.T, c *Config) {
 	}
 }
 
+func texts(list []Written) (all []string) {
+	for _, w := range list {
+		all = append(all, w.Text)
+	}
+	return all
+}
+
 // encode writes a Config as a file, with nothing left to defaults and without the short form of a relay.
 func encode(c *Config) string {
 	var b strings.Builder
@@ -112,12 +113,8 @@ func encode(c *Config) string {
 	line("log", basic(c.Log))
 	line("force_from", basic(c.ForceFrom))
 	b.WriteString("[listen]\n")
-	var endpoints []string
-	for _, e := range c.Listen.SMTP {
-		endpoints = append(endpoints, e.String())
-	}
-	line("smtp", list(endpoints))
-	line("peers", list(c.Listen.Peers))
+	line("smtp", list(texts(c.Listen.SMTP)))
+	line("peers", list(texts(c.Listen.Peers)))
 	line("users", list(c.Listen.Users))
 	b.WriteString("[retry]\n")
 	line("first", basic(c.Retry.First.String()))

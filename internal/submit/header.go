@@ -11,7 +11,9 @@ import (
 // maxHeader is how long a header may be: it is kept in memory until the recipients are known.
 const maxHeader = 16 << 20
 
-var errLongHeader = Refuse(ExitData, mail.EnhancedCode{5, 6, 0}, "header is longer than %d octets", maxHeader)
+func longHeader() error {
+	return Refuse(ExitData, mail.EnhancedCode{5, 6, 0}, "header is longer than %d octets", maxHeader)
+}
 
 // maxFieldName is how far into a line we look for the colon that makes it a header field. A longer name could not stand
 // on a line of RFC 5322 section 2.1.1.
@@ -45,11 +47,11 @@ func readHeader(r *lineReader) (header, body []byte, ends bool, err error) {
 			}
 			header = append(header, piece...)
 			if len(header) > maxHeader {
-				return nil, nil, false, errLongHeader
+				return nil, nil, false, longHeader()
 			}
 		}
 		if header = append(header, '\r', '\n'); len(header) > maxHeader {
-			return nil, nil, false, errLongHeader
+			return nil, nil, false, longHeader()
 		}
 		if kind == mboxLine {
 			header = header[:start]

@@ -112,7 +112,9 @@ const maxRecipients = 200_000
 const enoughRejected = 100
 
 // ErrNoRecipients is the error for an envelope without recipients.
-var ErrNoRecipients = Refuse(ExitUsage, mail.EnhancedCode{5, 5, 1}, "no recipients; name them on the command line or use -t")
+var ErrNoRecipients = &Error{
+	Status: ExitUsage, Code: mail.EnhancedCode{5, 5, 1}, Err: errors.New("no recipients; name them on the command line or use -t"),
+}
 
 // fold returns what two paths to one mailbox have in common: the case of the domain means nothing, that of the local part
 // is for its host to judge (RFC 5321 section 2.4).

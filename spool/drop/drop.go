@@ -50,10 +50,16 @@ type Dir struct {
 
 // Open opens the directory at path. It must exist and be readable: what cannot be read cannot be synced.
 func Open(path string) (*Dir, error) {
-	f, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	var fd int
+	// os.OpenFile would try to have the directory polled, which a sendmail that writes one message need not pay for.
+	err := retry(func() (err error) {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
+	f := os.NewFile(uintptr(fd), path)
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
 		return nil, errors.Join(&os.PathError{Op: "statfs", Path: path, Err: err}, f.Close())
