@@ -22,15 +22,15 @@ type Transport interface {
 	Open(ctx context.Context, domain string) (Session, error)
 }
 
-// A Session takes one message after another to a next hop.
+// A Session is a conversation with a next hop.
 type Session interface {
-	// Deliver makes one attempt for the recipients at these positions of the envelope, and returns one result for
-	// each, in the same order.
-	Deliver(ctx context.Context, m *mail.Message, recipients []int) []mail.Result
-	// Usable reports whether another message may follow.
-	Usable() bool
-	// Close ends the session, with good manners if it is usable. Nothing that was delivered depends on it.
-	Close()
+	// Deliver makes the attempts that come, and ends the session. It takes another one as soon as it has room for it,
+	// which may be long before the last one is answered, and calls Done of each that it took before it returns, one at a
+	// time and without waiting for others to come. It returns when the channel is closed, or before that if the next hop takes no more: then with a
+	// *mail.Failure that says why, unless it was only enough for one session.
+	//
+	// When ctx is done it hangs up.
+	Deliver(ctx context.Context, attempts <-chan mail.Attempt) error
 }
 
 // A Route is how mail goes to a next hop, or, with an Expander, who says where it goes instead.

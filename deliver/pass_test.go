@@ -46,7 +46,7 @@ func (s *server) Open(context.Context, string) (deliver.Session, error) {
 	}
 	s.now++
 	s.max = max(s.max, s.now)
-	return &session{server: s, usable: true}, nil
+	return deliver.OneByOne(&session{server: s, usable: true}), nil
 }
 
 type session struct {

@@ -9,17 +9,15 @@ import (
 	"github.com/postrider/postrider/spool"
 )
 
-// A worker has one session with one next hop.
+// A worker has one session after another with one next hop.
 type worker struct {
 	clerk
-	hop     string
-	route   Route
-	events  chan<- event
-	soft    context.Context // done when no further session or message is to be begun
-	session Session
-	useful  bool // the session has answered for a message
-	opened  bool // any session has been opened
-	proven  bool // somebody else had one when this worker began
+	hop    string
+	route  Route
+	events chan<- event
+	soft   context.Context // done when no further session or message is to be begun
+	opened bool            // any session has been opened
+	proven bool            // somebody else had one when this worker began
 }
 
 func (p *pass) newWorker(hop string, w *hopWork) *worker {
@@ -28,7 +26,7 @@ func (p *pass) newWorker(hop string, w *hopWork) *worker {
 
 // run makes the attempts claimed, and asks for more until there is none.
 func (w *worker) run(ctx context.Context, claims []spool.Claim) {
-	defer w.end()
+	defer func() { w.events <- event{hop: w.hop, ended: true} }()
 	for len(claims) > 0 && w.route.Expander != nil {
 		for _, c := range claims {
 			w.events <- w.expand(ctx, c)
@@ -36,60 +34,41 @@ func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 		claims = <-w.ask()
 	}
 	for len(claims) > 0 {
-		if failure := w.open(); failure != nil {
+		session, failure := w.open()
+		if failure != nil {
 			w.refused(claims, failure)
 			return
 		}
-		// Asked for now, the next claims are there when these are done; but not too many.
-		var more <-chan []spool.Claim
-		if len(claims) <= sessionPart {
-			more = w.ask()
-		}
-		left, failure := w.serve(ctx, claims)
-		claims = left
-		if more != nil {
-			claims = append(claims, <-more...)
-		}
+		claims, failure = w.sit(ctx, session, claims)
 		if failure != nil || w.stopped() {
 			w.giveBack(claims, failure)
 			return
 		}
-		if len(claims) == 0 {
-			// Once more, now that the last results are known: a report, say, may go the same way.
-			claims = <-w.ask()
-		}
 	}
-}
-
-func (w *worker) end() {
-	if w.session != nil {
-		w.session.Close()
-	}
-	w.events <- event{hop: w.hop, ended: true}
 }
 
 func (w *worker) stopped() bool { return w.soft.Err() != nil }
 
-// open makes sure that there is a session.
-func (w *worker) open() *mail.Result {
-	if w.session != nil {
-		return nil
-	}
+func (w *worker) open() (Session, *mail.Result) {
 	session, err := w.route.Open(w.soft, w.route.Domain)
 	if err != nil {
-		var f *mail.Failure
-		if errors.As(err, &f) {
-			return &f.Result
-		}
-		r := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "%v", err)
-		return &r
+		return nil, failureResult(err)
 	}
-	w.session, w.useful = session, false
 	if !w.opened {
 		w.opened = true
 		w.events <- event{hop: w.hop, opened: true}
 	}
-	return nil
+	return session, nil
+}
+
+// failureResult returns what an error of a transport says; what is no *mail.Failure is trouble of our own.
+func failureResult(err error) *mail.Result {
+	var f *mail.Failure
+	if errors.As(err, &f) {
+		return &f.Result
+	}
+	r := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "%v", err)
+	return &r
 }
 
 // ask asks the pass for more work. What it returns is closed when there is none.
@@ -97,68 +76,6 @@ func (w *worker) ask() <-chan []spool.Claim {
 	more := make(chan []spool.Claim, 1)
 	w.events <- event{hop: w.hop, wants: more}
 	return more
-}
-
-// serve makes one attempt after another. It returns what is left when the session has ended, and why if the next hop is
-// to blame: a session that ended after it was of use is no failure, since servers limit what they take in one.
-func (w *worker) serve(ctx context.Context, claims []spool.Claim) (left []spool.Claim, failure *mail.Result) {
-	for i, c := range claims {
-		if w.stopped() {
-			return claims[i:], nil
-		}
-		broken := w.attempt(ctx, c)
-		if w.session.Usable() {
-			continue
-		}
-		w.session.Close()
-		w.session = nil
-		if w.useful {
-			broken = nil
-		}
-		return claims[i+1:], broken
-	}
-	return nil, nil
-}
-
-// attempt makes one attempt, and returns the result that speaks of the host, if one does.
-func (w *worker) attempt(ctx context.Context, c spool.Claim) (broken *mail.Result) {
-	f, err := w.spool.Read(c.ID)
-	if err != nil {
-		e := unreadable(c, err)
-		e.hop = w.hop
-		w.events <- e
-		return nil
-	}
-	defer f.Close()
-	results := w.deliver(ctx, &f.Message, positions(c))
-	hostOnly := true
-	for i := range results {
-		if results[i].Action == mail.Delayed && results[i].Scope >= mail.OfHost {
-			broken = &results[i]
-		} else {
-			hostOnly = false
-		}
-	}
-	e := w.conclude(c, &f.Message, results)
-	e.hop = w.hop
-	e.again = broken != nil && (w.useful || !hostOnly) && !w.session.Usable()
-	e.useful = !hostOnly && !w.useful
-	w.useful = w.useful || !hostOnly
-	w.events <- e
-	return broken
-}
-
-// deliver calls the session. What a message makes our own code do must not end the pass for all others.
-func (w *worker) deliver(ctx context.Context, m *mail.Message, recipients []int) (results []mail.Result) {
-	defer func() {
-		if p := recover(); p != nil {
-			results = make([]mail.Result, len(recipients))
-			for i := range results {
-				results[i] = mail.Delay(mail.OfMessage, mail.EnhancedCode{4, 3, 0}, "internal error: %v", p)
-			}
-		}
-	}()
-	return w.session.Deliver(ctx, m, recipients)
 }
 
 func positions(c spool.Claim) []int {

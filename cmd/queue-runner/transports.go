@@ -74,7 +74,7 @@ func server(t config.Transport, hostname string, trace func(relay, line string))
 		if err != nil {
 			return nil, err
 		}
-		return session, nil
+		return deliver.OneByOne(session), nil
 	})
 }
 
@@ -131,7 +131,9 @@ func rootCAs(file string) (*x509.CertPool, error) {
 }
 
 func maildir(t config.Transport, _ string, _ func(_, _ string)) deliver.Transport {
-	return transportFunc(func(context.Context) (deliver.Session, error) { return &local.Maildir{Dir: t.Path}, nil })
+	return transportFunc(func(context.Context) (deliver.Session, error) {
+		return deliver.OneByOne(&local.Maildir{Dir: t.Path}), nil
+	})
 }
 
 // routeTable turns the routes of the configuration into the table that is asked for each recipient.

@@ -1,0 +1,122 @@
+package deliver_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/postrider/postrider/deliver"
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// A hurried next hop answers the first message of a session, and then three at a time.
+type hurried struct {
+	*server
+	breaks func(three []mail.Attempt) error // answers them, and ends the session; nil: they are taken
+}
+
+func (h *hurried) Open(ctx context.Context, domain string) (deliver.Session, error) {
+	_, err := h.server.Open(ctx, domain)
+	return h, err
+}
+
+func (h *hurried) Deliver(_ context.Context, attempts <-chan mail.Attempt) error {
+	defer (&session{server: h.server}).Close()
+	n := 1
+	for {
+		var taken []mail.Attempt
+		for range n {
+			a, ok := <-attempts
+			if !ok {
+				break
+			}
+			taken = append(taken, a)
+		}
+		n = 3
+		if len(taken) == n {
+			if err := h.breaks(taken); err != nil {
+				return err
+			}
+		}
+		for _, a := range taken {
+			h.take(a)
+		}
+		if len(taken) == 0 {
+			return nil
+		}
+	}
+}
+
+func (h *hurried) take(a mail.Attempt) {
+	var results []mail.Result
+	for _, n := range a.Positions {
+		results = append(results, (&session{server: h.server}).one(a.Message, n))
+	}
+	a.Done(results)
+}
+
+// hurriedWorld has messages for a.example, which takes one session at a time.
+func hurriedWorld(t *testing.T, messages int, breaks func(h *hurried, three []mail.Attempt) error) (*world, *hurried) {
+	w := newWorld(t)
+	h := &hurried{server: &server{}}
+	h.breaks = func(three []mail.Attempt) error { return breaks(h, three) }
+	w.opts.Resolve = func(string) (deliver.Route, error) { return deliver.Route{Transport: h, Concurrency: 1}, nil }
+	for i := range messages {
+		w.submit("ann@example.org", fmt.Sprintf("u%02d@a.example", i))
+	}
+	return w, h
+}
+
+var lost = mail.Delay(mail.OfHost, mail.EnhancedCode{4, 4, 2}, "connection lost")
+
+// What was never sent because the session ended before it is tried again at once, however often that happens.
+func TestSessionThatEndsWithSeveralMessages(t *testing.T) {
+	w, h := hurriedWorld(t, 19, func(h *hurried, three []mail.Attempt) error {
+		if h.opened > 9 {
+			return nil
+		}
+		three[0].Done([]mail.Result{lost})
+		three[1].Done(nil)
+		three[2].Done(nil)
+		return &mail.Failure{Result: lost}
+	})
+	w.pass()
+	w.want("delivered, each once", len(slices.Compact(slices.Sorted(slices.Values(h.got)))), 19)
+	w.want("deliveries", len(h.got), 19)
+	w.want("sessions", h.opened, 10)
+	w.want("waiting", w.waiting(), []string(nil))
+}
+
+// What may have arrived is not sent again at once.
+func TestSessionThatEndsWithoutAWord(t *testing.T) {
+	w, h := hurriedWorld(t, 19, func(h *hurried, three []mail.Attempt) error {
+		perhaps := mail.Delay(mail.OfMessage, mail.EnhancedCode{4, 4, 2}, "it may arrive twice")
+		three[0].Done([]mail.Result{perhaps})
+		three[1].Done([]mail.Result{perhaps})
+		three[2].Done(nil)
+		return &mail.Failure{Result: lost}
+	})
+	w.pass()
+	w.want("delivered", len(h.got), 7)
+	w.want("waiting", len(w.waiting()), 12)
+	w.want("deferred", w.logged("status=deferred (it may arrive twice)"), 12)
+	w.want("sessions", h.opened, 7)
+}
+
+// Messages in flight when our own code breaks are deferred; the others go on.
+func TestPanicWithSeveralMessages(t *testing.T) {
+	broken := false
+	w, h := hurriedWorld(t, 20, func(h *hurried, three []mail.Attempt) error {
+		if broken {
+			return nil
+		}
+		broken = true
+		h.take(three[1])
+		panic("boom")
+	})
+	w.pass()
+	w.want("delivered", len(h.got), 18)
+	w.want("waiting", len(w.waiting()), 2)
+	w.want("deferred", w.logged("status=deferred (internal error: boom)"), 2)
+}
