@@ -13,7 +13,7 @@ const module = "github.com/postrider/postrider"
 // neighbour.
 var layers = [][]string{
 	{"internal/mail"},
-	{"deliver/recode", "deliver/idn"},
+	{"deliver/recode", "deliver/idn", "deliver/dns"},
 	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
 	{"spool", "internal/submit"},
 	{"deliver", "internal/smtpd", "internal/submitd"},
@@ -24,7 +24,7 @@ var layers = [][]string{
 
 // workshop lists the packages that are never part of a program we install: servers and crashes for tests, benchmarks.
 // They import what they like and nobody but tests imports them.
-var workshop = []string{"internal/smtptest", "internal/crashtest", "internal/realtest", "bench"}
+var workshop = []string{"internal/smtptest", "internal/dnstest", "internal/crashtest", "internal/realtest", "bench"}
 
 // doors names, for each library, the packages that may import it. A library behind one door can be replaced by reading
 // one package, and sendmail cannot come to link it by accident.
@@ -38,6 +38,7 @@ var doors = map[string][]string{
 	"golang.org/x/sys":                {"spool/drop", "spool", "internal/submit", "internal/submitd", "deliver/local", "cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
 	"golang.org/x/net":                {"deliver/idn", "deliver/smtp"}, // idna; proxy
 	"github.com/emersion/go-smtp":     nil,                             // tests
+	"github.com/miekg/dns":            {"deliver/dns"},
 	"github.com/google/go-cmp":        nil,
 	"github.com/rogpeppe/go-internal": nil,
 	"go.uber.org/goleak":              nil,
