@@ -50,7 +50,7 @@ type Expander interface {
 // An Expansion is what an address stands for.
 type Expansion struct {
 	Found   bool             // false: it stands for itself
-	Targets []mail.Recipient // whom the mail goes to instead; Notify and Original are filled in by the pass
+	Targets []mail.Recipient // whom the mail goes to instead: nobody if empty; Notify and Original are filled in by the pass
 	Owner   mail.Path        // who gets the reports instead of the sender; null: nobody does
 	Skipped []string         // what was left out, and why
 }

@@ -34,14 +34,16 @@ func (w *worker) expand(ctx context.Context, c spool.Claim) event {
 			onward = append(onward, spool.Disposition{Recipient: r.Recipient, Untried: true, Expanded: true, Next: w.Now()})
 			continue
 		}
-		if err == nil && len(x.Targets) == 0 {
-			err = errors.New("nobody is left behind the alias")
-		}
-		if err == nil {
-			found = append(found, expanded{len(results), r.Recipient, x})
-		}
 		concluded.Recipients = append(concluded.Recipients, r)
-		results = append(results, failureOf(err))
+		switch {
+		case err != nil:
+			results = append(results, failureOf(err))
+		case len(x.Targets) == 0:
+			results = append(results, discarded)
+		default:
+			found = append(found, expanded{len(results), r.Recipient, x})
+			results = append(results, mail.Result{})
+		}
 	}
 	children, lines := w.copies(&f.Message, found, results)
 	e := w.conclude(concluded, &f.Message, results)
@@ -69,10 +71,12 @@ func (k clerk) copies(m *mail.Message, found []expanded, results []mail.Result) 
 	return children, lines
 }
 
+// discarded is what becomes of a recipient whom an alias has nobody for.
+var discarded = mail.Result{Action: mail.Delivered, Relay: "aliases", Reply: mail.Reply{
+	Enhanced: mail.EnhancedCode{2, 0, 0}, Text: "discarded, as its alias says",
+}}
+
 func failureOf(err error) mail.Result {
-	if err == nil {
-		return mail.Result{}
-	}
 	var f *mail.Failure
 	if errors.As(err, &f) {
 		return f.Result

@@ -74,8 +74,11 @@ func (l *lookup) concerns(rcpt mail.Path) bool {
 	if domain == "" {
 		return true
 	}
-	return l.users && slices.Contains(l.local, domain) || l.file != "" && slices.Contains(l.names, domain)
+	return l.users && slices.Contains(l.local, domain) || l.file != "" && l.isOwn(domain)
 }
+
+// isOwn reports whether names at a domain are those that the alias file is about.
+func (l *lookup) isOwn(domain string) bool { return slices.Contains(l.names, domain) }
 
 // Expand implements deliver.Expander.
 func (l *lookup) Expand(ctx context.Context, rcpt mail.Path) (deliver.Expansion, error) {
@@ -117,17 +120,17 @@ func trouble(err error) error {
 	return &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 5}, "%v", err)}
 }
 
-// qualify gives local names the domain of the address that they came from.
+// qualify gives local names the domain of the address that they came from. They have been looked up.
 func (l *lookup) qualify(x alias.Expansion, domain string) (deliver.Expansion, error) {
 	out := deliver.Expansion{Found: x.Found, Skipped: x.Skipped}
 	for _, t := range x.Targets {
-		r := mail.Recipient{Path: t}
+		r := mail.Recipient{Path: t, Expanded: l.concerns(t)}
 		if t.Domain() == "" {
 			p, err := mail.ParsePath(t.Address() + "@" + domain)
 			if err != nil {
 				return out, trouble(err)
 			}
-			r = mail.Recipient{Path: p, Expanded: true}
+			r.Path = p
 		}
 		out.Targets = append(out.Targets, r)
 	}
@@ -153,7 +156,7 @@ func (l *lookup) load() (*alias.Table, error) {
 	if l.table != nil && modified.Equal(l.read) && size == l.size {
 		return l.table, nil
 	}
-	table, problems, err := alias.Load(l.file)
+	table, problems, err := alias.Load(l.file, l.isOwn)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +178,7 @@ func newAliases(cfg *config.Config, stdout, stderr io.Writer) error {
 	if _, err := os.Stat(cfg.Aliases); os.IsNotExist(err) {
 		return nil
 	}
-	table, problems, err := alias.Load(cfg.Aliases)
+	table, problems, err := alias.Load(cfg.Aliases, newLookup(cfg, nil).isOwn)
 	if err != nil {
 		return syntaxError{err}
 	}

@@ -53,6 +53,8 @@ func TestAliases(t *testing.T) {
 		{"reports go to the owner", "staff: x@example.net, y@example.net\nowner-staff: boss", "staff@here.example",
 			[]string{"owner-staff@here.example > x@example.net", "owner-staff@here.example > y@example.net"}, ""},
 		{"commands are left out", "root: me@example.net, \"|/bin/cat\"", "root@here.example", []string{"ann@example.org > me@example.net"}, "commands are not run"},
+		{"to itself at a domain of this host", "root: root@here.example", "root@localhost", []string{"ann@example.org > root@here.example"}, "status=expanded"},
+		{"nobody, on purpose", "root: /dev/null", "root@here.example", nil, "relay=aliases, delay="},
 		{"catch-all", "*: me@example.net", "anybody@here.example", []string{"ann@example.org > anybody@here.example"}, ""},
 	}
 	for _, tt := range tests {
@@ -101,11 +103,17 @@ func TestTwoNamesForOnePersonAreOneMessage(t *testing.T) {
 func TestAliasLoopWaitsForAMend(t *testing.T) {
 	s := smtptest.NewServer(t, smtptest.Options{})
 	w := newWorld(t, relayTo(s))
-	w.aliases("a: b\nb: a")
+	w.aliases("a: b\nb: a\nc: d@localhost\nd: c@here.example\nlist: me@example.net, :include:/nonexistent/list")
 	w.submit("a@here.example")
+	w.submit("c@here.example")
+	w.submit("list@here.example")
 	w.pass()
-	if got := w.waiting(); len(got) != 1 || !strings.Contains(got[0], "alias loop") {
-		t.Errorf("waiting: %q", got)
+	got := strings.Join(w.waiting(), "\n")
+	if strings.Count(got, "alias loop") != 2 || strings.Count(got, ":include: open /nonexistent/list") != 1 {
+		t.Errorf("waiting: %s", got)
+	}
+	if got := arrived(s); got != nil {
+		t.Errorf("arrived: %q", got)
 	}
 }
 

@@ -77,12 +77,12 @@ func (r *report) localNames() string {
 	if r.cfg.Aliases == "" {
 		return words + "; no aliases"
 	}
-	table, problems, err := alias.Load(r.cfg.Aliases)
+	table, problems, err := alias.Load(r.cfg.Aliases, newLookup(r.cfg, nil).isOwn)
 	if err != nil {
 		r.problems = append(r.problems, err.Error())
 		return words + "; aliases cannot be read"
 	}
-	for _, p := range problems {
+	for _, p := range append(problems, table.Check()...) {
 		r.notes = append(r.notes, p.String())
 	}
 	return words + "; aliases: " + table.Summary()

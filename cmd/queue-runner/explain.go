@@ -23,7 +23,6 @@ type explanation struct {
 	names   *lookup
 	sender  mail.Path
 	to      strings.Builder
-	seen    map[mail.Path]bool // aliases that have been followed
 	nowhere bool
 }
 
@@ -31,10 +30,7 @@ type explanation struct {
 // transport takes it. It neither connects to anybody nor looks into the spool. The sender is whoever runs us unless one
 // is given; what he is sent as is told if it is something else.
 func explain(cfg *config.Config, sender string, words []string, w io.Writer) error {
-	x := &explanation{
-		cfg: cfg, host: submitHost(cfg),
-		seen: map[mail.Path]bool{},
-	}
+	x := &explanation{cfg: cfg, host: submitHost(cfg)}
 	x.names = newLookup(cfg, func(format string, args ...any) { fmt.Fprintf(&x.to, "note: "+format+"\n", args...) })
 	if err := x.from(sender); err != nil {
 		return err
@@ -135,10 +131,9 @@ func (x *explanation) alias(full mail.Path, as, indent string) bool {
 	for _, skipped := range found.Skipped {
 		fmt.Fprintf(&x.to, "%s  left out: %s\n", indent, skipped)
 	}
-	if x.seen[full] {
-		return true // two aliases for each other
+	if len(found.Targets) == 0 {
+		fmt.Fprintf(&x.to, "%s  discarded\n", indent)
 	}
-	x.seen[full] = true
 	for _, t := range found.Targets {
 		x.recipient(t.Path, t.Expanded, indent+"  ")
 	}

@@ -44,7 +44,10 @@ func TestExplain(t *testing.T) {
 		{"a list, as on the command line", "<>", []string{"Bob <bob@lan.example>, cyd@example.net"}, 0, "bob@lan.example: " + lan + "cyd@example.net: " + relay},
 		{"a sender that is replaced", "Ann <ann>", []string{"bob@lan.example"}, 0, "from ann: sent as alerts@example.com\nbob@lan.example: " + lan},
 		{"an alias", "<>", []string{"staff@localhost"}, 0, "staff@localhost: an alias\n  left out: commands are not run: \"|/bin/false\"\n  ann@localhost: " + relay + "  x@lan.example: " + lan},
-		{"an alias of an alias elsewhere", "<>", []string{"far@localhost"}, 0, "far@localhost: an alias\n  staff@site.example: an alias\n    left out: commands are not run: \"|/bin/false\"\n    ann@site.example: " + relay + "    x@lan.example: " + lan},
+		{"an alias of an alias", "<>", []string{"far@localhost"}, 0, "far@localhost: an alias\n  left out: commands are not run: \"|/bin/false\"\n  ann@localhost: " + relay + "  x@lan.example: " + lan},
+		{"an alias twice", "<>", []string{"gus@localhost", "gus"}, 0, "gus@localhost: an alias\n  gus@lan.example: " + lan + "gus, that is gus@site.example: an alias\n  gus@lan.example: " + lan},
+		{"an alias for nobody", "<>", []string{"never@localhost"}, 0, "never@localhost: an alias\n  discarded\n"},
+		{"an alias that leads nowhere", "<>", []string{"cmd@localhost", "ring@localhost"}, 67, "cmd@localhost: alias cmd: nobody is left behind the alias: commands are not run: |/bin/false\nring@localhost: alias ring: alias loop\n"},
 		{"what is bounced", "<>", []string{"bob@old.example", "bob@example.net"}, 67, "bob@old.example: bounced with the text \"no mail to there\" (never)\nbob@example.net: " + relay},
 		{"what is no address", "<>", []string{"a b", "<>"}, 67, "\"a b\": blank in address\n\"<>\": nobody's address\n"},
 		{"what is no sender", "a b", []string{"bob@example.net"}, 64, ""},
@@ -53,7 +56,7 @@ func TestExplain(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, explained)
-			w.aliases("staff: ann, x@lan.example, \"|/bin/false\"\nfar: staff@site.example\n")
+			w.aliases("staff: ann, x@lan.example, \"|/bin/false\"\nfar: staff@site.example\ngus: gus@lan.example\nnever: /dev/null\ncmd: |/bin/false\nring: gnir@localhost\ngnir: ring\n")
 			cmd := w.command(append([]string{"route", "--sender", tt.sender, "--"}, tt.words...)...)
 			out, err := cmd.Output()
 			if _, ok := err.(*exec.ExitError); err != nil && !ok {

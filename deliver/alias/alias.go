@@ -16,6 +16,7 @@ import (
 // A Table is an alias file that has been read.
 type Table struct {
 	file    string
+	own     func(domain string) bool
 	entries map[string]entry // by name in lower case
 	longest int              // octets of the longest list
 	total   int              // octets of all of them
@@ -40,16 +41,18 @@ func (p Problem) String() string { return fmt.Sprintf("%s:%d: %s", p.File, p.Lin
 const maxFile = 16 << 20
 
 // Load reads an alias file. A file that is missing is an empty one. It must belong to root or to the user we run as, and
-// be writable by nobody else: whoever can write to it reads our mail.
-func Load(file string) (*Table, []Problem, error) {
+// be writable by nobody else: whoever can write to it reads our mail. own says whose domains, in lower case, its names
+// are looked up for: what it has at one of those is a local name.
+func Load(file string, own func(domain string) bool) (*Table, []Problem, error) {
 	b, err := readFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &Table{file: file}, nil, nil
+		return &Table{file: file, own: own}, nil, nil
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("aliases: %w", err)
 	}
 	t, problems := parse(file, b)
+	t.own = own
 	return t, problems, nil
 }
 
@@ -123,20 +126,24 @@ type logicalLine struct {
 	text   string
 }
 
-// logicalLines yields what is neither empty nor a comment. A # elsewhere than at the start of a line is no comment.
+// logicalLines yields what is neither empty nor a comment. A # elsewhere than at the start of a line is no comment. A line
+// goes on in the next one if that begins with a blank, or if it ends in a backslash.
 func logicalLines(text []byte) func(func(logicalLine) bool) {
 	return func(yield func(logicalLine) bool) {
 		var current logicalLine
-		number := 0
+		number, open := 0, false // open: the line before ends in a backslash
 		for raw := range bytes.Lines(text) {
 			number++
-			line := strings.TrimRight(string(raw), " \t\r\n")
-			start := strings.TrimLeft(line, " \t")
-			switch {
-			case start == "" || start[0] == '#':
+			line, goesOn := strings.CutSuffix(strings.TrimRight(string(raw), " \t\r\n"), `\`)
+			start := strings.Trim(line, " \t")
+			if start == "" || start[0] == '#' {
+				open = false
 				continue
-			case start != line && current.text != "":
-				current.text = strings.TrimSuffix(current.text, "\\") + " " + start
+			}
+			continues := open || line[0] == ' ' || line[0] == '\t'
+			open = goesOn
+			if continues && current.text != "" {
+				current.text += " " + start
 				continue
 			}
 			if current.text != "" && !yield(current) {

@@ -14,8 +14,11 @@ import (
 type Expansion struct {
 	// Found is false if there is no such alias.
 	Found bool
-	// Targets are the addresses, each once; those without a domain are local names that are no aliases themselves.
+	// Targets are the addresses, each once. Those without a domain, or at one of our own, are local names that are no
+	// aliases themselves.
 	Targets []mail.Path
+	// Discards is set if nobody is among the targets on purpose: /dev/null.
+	Discards bool
 	// Owner is the name "owner-" plus the alias, if there is such an alias: bounces go there. "" if there is none.
 	Owner string
 	// Skipped says what of the list was left out, and why.
@@ -28,12 +31,14 @@ const (
 	maxTargets = 100_000
 )
 
-// ErrLoop is the error for an alias that in the end stands for nobody but itself.
-var ErrLoop = errors.New("alias loop")
+// errLoop is the error for an alias that in the end stands for nobody but itself.
+var errLoop = errors.New("alias loop")
+
+var errNobody = errors.New("nobody is left behind the alias")
 
 // Expand returns what a local name stands for; "name+suffix" is looked up as it is, and then without the suffix. The
-// catch-all, "*" or "default", is for names that are nobody's: not for a user. Only a name behind which nobody is left is
-// an error.
+// catch-all, "*" or "default", is for names that are nobody's: not for a user. It is an error if nobody is left behind a
+// name, and if a list that it includes cannot be read: who stands in that must not be forgotten.
 func (t *Table) Expand(name string, user bool) (Expansion, error) {
 	key, ok := t.lookup(name)
 	if !ok && !user {
@@ -50,13 +55,17 @@ func (t *Table) Expand(name string, user bool) (Expansion, error) {
 		}
 	}
 	x.name(key, 0)
-	if len(x.Targets) > 0 {
+	switch {
+	case x.unread != nil:
+		return x.Expansion, x.unread
+	case len(x.Targets) > 0 || x.Discards && len(x.Skipped) == 0:
 		return x.Expansion, nil
+	case len(x.Skipped) > 0:
+		return x.Expansion, fmt.Errorf("%w: %s", errNobody, strings.Join(x.Skipped, "; "))
+	case x.looped:
+		return x.Expansion, errLoop
 	}
-	if x.looped && len(x.Skipped) == 0 {
-		return x.Expansion, ErrLoop
-	}
-	return x.Expansion, errors.New("nobody is left behind the alias")
+	return x.Expansion, errNobody
 }
 
 // lookup returns the key of the alias for a name.
@@ -90,6 +99,7 @@ type expander struct {
 	table  *Table
 	seen   map[string]bool // names and addresses that have been followed
 	looped bool
+	unread error // about the first list that could not be read
 }
 
 // name follows an alias. One that is met again has been followed already: nobody gets a message twice.
@@ -116,12 +126,16 @@ func (x *expander) skip(format string, args ...any) {
 func (x *expander) target(alias, s string, depth int) {
 	bare := strings.Trim(s, `"`)
 	switch {
+	case bare == "/dev/null":
+		x.Discards = true
 	case strings.HasPrefix(bare, "|"):
 		x.skip("commands are not run: %s", s)
 	case strings.HasPrefix(bare, "/"):
 		x.skip("mail is not appended to files: %s", s)
 	case strings.HasPrefix(strings.ToLower(bare), ":include:"):
 		x.include(alias, strings.TrimSpace(bare[len(":include:"):]), depth)
+	case strings.HasPrefix(bare, `\`):
+		x.address(alias, bare, depth)
 	default:
 		x.address(alias, s, depth)
 	}
@@ -140,7 +154,9 @@ func (x *expander) include(alias, file string, depth int) {
 	x.seen[file] = true
 	b, err := readFile(file)
 	if err != nil {
-		x.skip(":include: %v", err)
+		if x.unread == nil {
+			x.unread = fmt.Errorf(":include: %w", err)
+		}
 		return
 	}
 	for line := range logicalLines(b) {
@@ -164,17 +180,11 @@ func (x *expander) address(alias, s string, depth int) {
 	}
 	for _, box := range boxes {
 		p := box.Path
-		if p.Domain() != "" || plain {
-			x.add(p)
-			continue
+		key, ok := "", false
+		if !plain && x.table.isLocal(p) {
+			key, ok = x.table.lookup(p.Local())
 		}
-		key, ok := x.table.lookup(p.Local())
-		if !ok {
-			x.add(p)
-			continue
-		}
-		if key == alias {
-			// "ann: ann, bob" keeps a copy with ann.
+		if !ok || key == alias { // "ann: ann, bob" keeps a copy with ann
 			x.add(p)
 			continue
 		}
@@ -182,8 +192,17 @@ func (x *expander) address(alias, s string, depth int) {
 	}
 }
 
+// isLocal reports whether a target is one of the names that the file is about.
+func (t *Table) isLocal(p mail.Path) bool {
+	return p.Domain() == "" || t.own != nil && t.own(p.Domain())
+}
+
 func (x *expander) add(p mail.Path) {
-	key := "to " + p.Local() + "@" + p.Domain()
+	local := p.Local()
+	if x.table.isLocal(p) {
+		local = strings.ToLower(local)
+	}
+	key := "to " + local + "@" + p.Domain()
 	if p.IsNull() || x.seen[key] {
 		return
 	}
