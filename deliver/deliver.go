@@ -18,7 +18,8 @@ import (
 
 // A Transport opens sessions with next hops.
 type Transport interface {
-	// Open returns a session with the next hop for mail to domain, or a *mail.Failure of scope OfHost or OfUs.
+	// Open returns a session with the next hop for mail to domain, or a *mail.Failure: one that delays, of scope OfHost or
+	// OfUs, or one that is final for all mail to domain, which does not exist, say, or wants none.
 	Open(ctx context.Context, domain string) (Session, error)
 }
 

@@ -411,6 +411,33 @@ func TestLoginRefusedBurnsNoAttempt(t *testing.T) {
 	w.want("log", w.logged("to=<bob@a.example>, relay=none, delay="), 1)
 }
 
+func TestNextHopThatTakesNoMail(t *testing.T) {
+	w := newWorld(t)
+	home := &server{}
+	w.servers["example.org"] = home
+	now, sure := &mail.Failure{Result: mail.Delay(mail.OfHost, mail.EnhancedCode{4, 4, 3}, "no answer")}, &mail.Failure{Result: mail.Result{
+		Action: mail.Failed, Scope: mail.OfHost, Reply: mail.Reply{Enhanced: mail.EnhancedCode{5, 1, 2}, Text: "no such domain"},
+	}}
+	s := &server{refuse: func() error { return now }}
+	w.servers["a.example"] = s
+	for range 5 {
+		w.submit("ann@example.org", "bob@a.example", "eve@a.example")
+	}
+	w.pass()
+	w.want("deferred as long as nobody knows", len(w.waiting()), 10)
+	s.refuse = func() error { return sure }
+	w.later(10 * time.Minute)
+	w.pass()
+	w.want("waiting", w.waiting(), []string(nil))
+	w.want("bounced", w.logged("relay=none, delay=10m0s, dsn=5.1.2, status=bounced (no such domain)"), 10)
+	w.want("reports", len(home.got), 5)
+	w.want("asked in either pass", s.opened <= 3, true)
+	s.refuse = nil
+	w.submit("ann@example.org", "bob@a.example")
+	w.pass()
+	w.want("the trouble of old is forgotten", s.got, []string{"bob@a.example"})
+}
+
 func TestMissingRouteDefers(t *testing.T) {
 	w := newWorld(t)
 	w.submit("ann@example.org", "bob@nowhere.example")

@@ -35,6 +35,10 @@ func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 	}
 	for len(claims) > 0 {
 		session, failure := w.open()
+		if failure != nil && failure.Action == mail.Failed {
+			claims = w.failed(claims, failure)
+			continue
+		}
 		if failure != nil {
 			w.refused(claims, failure)
 			return
@@ -84,6 +88,16 @@ func positions(c spool.Claim) []int {
 		list[i] = r.Recipient
 	}
 	return list
+}
+
+// failed gives up what was claimed for a next hop that takes no mail at all, and asks for more of it.
+func (w *worker) failed(claims []spool.Claim, failure *mail.Result) (more []spool.Claim) {
+	for i, c := range claims {
+		e := w.concludeAll(c, *failure)
+		e.hop, e.useful = w.hop, i == 0 // what trouble there was, there is none any more
+		w.events <- e
+	}
+	return <-w.ask()
 }
 
 // refused settles what was claimed for a session that could not be had.

@@ -40,7 +40,9 @@ func (s *Session) Deliver(ctx context.Context, m *mail.Message, recipients []int
 	for len(todo) > 0 {
 		t := transaction{delivery: d, slots: todo[:min(len(todo), s.maxRecipients())]}
 		todo = todo[len(t.slots):]
-		if end := t.run(); end != nil {
+		end := t.run()
+		t.elsewhere(end)
+		if end != nil {
 			return d.end(*end)
 		}
 		todo = append(t.again, todo...)
@@ -117,6 +119,7 @@ func (d *delivery) inVain() *mail.Result {
 	default:
 		return nil
 	}
+	r.Elsewhere = true
 	return &r
 }
 
@@ -125,7 +128,9 @@ func (d *delivery) addressable() []int {
 	slots := make([]int, 0, len(d.recipients))
 	for slot := range d.recipients {
 		if !d.ext.utf8 && !d.forward(slot).IsASCII() {
-			d.decide(slot, d.fail(mail.OfRecipient, mail.EnhancedCode{5, 6, 7}, "%s does not take addresses beyond ASCII (SMTPUTF8)", d.server.Host))
+			r := d.fail(mail.OfRecipient, mail.EnhancedCode{5, 6, 7}, "%s does not take addresses beyond ASCII (SMTPUTF8)", d.server.Host)
+			r.Elsewhere = true
+			d.decide(slot, r)
 			continue
 		}
 		slots = append(slots, slot)

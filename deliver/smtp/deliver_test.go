@@ -248,6 +248,79 @@ func TestReplies(t *testing.T) {
 	}
 }
 
+// TestElsewhere says which answers leave it open whether another host takes the message.
+func TestElsewhere(t *testing.T) {
+	const bob, eve = "RCPT TO:<bob@", "RCPT TO:<eve@"
+	type script map[string]string
+	for _, tt := range []struct {
+		name   string
+		script script
+		want   string // + or - for bob and eve
+	}{
+		{"all taken", nil, "--"},
+		{"MAIL 4xx", script{"MAIL": "451 4.3.0 later"}, "++"},
+		{"MAIL 5xx", script{"MAIL": "550 5.7.1 not you"}, "--"},
+		{"MAIL 421", script{"MAIL": "421 4.3.2 closing"}, "++"},
+		{"MAIL wants a login", script{"MAIL": "530 5.7.0 log in"}, "--"},
+		{"all recipients 4xx", script{"RCPT": "451 4.7.1 greylisted"}, "++"},
+		{"4xx and 5xx", script{bob: "451 4.7.1 greylisted", eve: "550 5.1.1 who?"}, "+-"},
+		{"one was taken", script{eve: "451 4.2.1 later"}, "--"},
+		{"hung up at a recipient", script{eve: smtptest.Close}, "++"},
+		{"garbage", script{eve: smtptest.Raw + "what?\r\n"}, "++"},
+		{"DATA 4xx", script{"DATA": "451 4.7.1 greylisted"}, "++"},
+		{"DATA 5xx", script{"DATA": "554 5.6.0 no"}, "--"},
+		{"hung up at the content", script{"BODY": smtptest.Close}, "++"},
+		{"content 4xx", script{".": "451 4.3.0 later"}, "--"},
+		{"content 421", script{".": "421 4.3.2 closing"}, "--"},
+		{"content 5xx", script{".": "554 5.6.0 spam"}, "--"},
+		{"hung up after the content", script{".": smtptest.Close}, "--"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bothWays(t, func(t *testing.T, opts smtptest.Options) {
+				opts.Replies = tt.script
+				s := open(t, client(smtptest.NewServer(t, opts)))
+				m := message(t, letter, "bob@example.com", "eve@example.com")
+				if tt.script["BODY"] != "" {
+					m.Size = 64 << 20
+					m.Content = endless{m.Size}
+				}
+				if got := elsewhere(s.Deliver(t.Context(), m, all(m))); got != tt.want {
+					t.Errorf("elsewhere: %s, want %s\n%s", got, tt.want, s.Transcript())
+				}
+			})
+		})
+	}
+}
+
+func TestElsewhereForWhatTheServerCannotTake(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		extensions []string
+		recipients []string
+		size       int
+		want       string
+	}{
+		{"too large", []string{"SIZE 1000"}, []string{"bob@example.com"}, 2000, "+"},
+		{"beyond ASCII", []string{"8BITMIME"}, []string{"bob@example.com", "ève@example.com"}, 20, "-+"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := open(t, client(smtptest.NewServer(t, smtptest.Options{Extensions: tt.extensions})))
+			m := message(t, strings.Repeat("x", tt.size-2)+"\r\n", tt.recipients...)
+			if got := elsewhere(s.Deliver(t.Context(), m, all(m))); got != tt.want {
+				t.Errorf("elsewhere: %s, want %s\n%s", got, tt.want, s.Transcript())
+			}
+		})
+	}
+}
+
+func elsewhere(results []mail.Result) string {
+	s := ""
+	for _, r := range results {
+		s += map[bool]string{true: "+", false: "-"}[r.Elsewhere]
+	}
+	return s
+}
+
 // endless is content of many lines that needs no memory.
 type endless struct{ size int64 }
 

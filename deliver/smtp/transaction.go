@@ -14,6 +14,7 @@ type transaction struct {
 	slots    []int
 	accepted []int // slots with a 2xx to RCPT
 	again    []int // slots that were too many for this transaction
+	sent     bool  // all of the content has been
 }
 
 // A command is one of those that begin a transaction.
@@ -87,6 +88,22 @@ func (t *transaction) run() *mail.Result {
 		return end
 	}
 	return t.data(content)
+}
+
+// elsewhere marks what another host may be asked about: a server that did not get the content to judge has not had it,
+// and where it took some recipients it is in order, so that the others have to wait for it (RFC 5321 section 5.1).
+func (t *transaction) elsewhere(end *mail.Result) {
+	if end != nil {
+		end.Elsewhere = !t.sent && end.Action == mail.Delayed && end.Scope != mail.OfUs && end.Relay != ""
+	}
+	if len(t.accepted) > 0 {
+		return
+	}
+	for _, slot := range t.slots {
+		if r := &t.results[slot]; t.decided[slot] && r.Action == mail.Delayed && r.Scope == mail.OfRecipient {
+			r.Elsewhere = true
+		}
+	}
 }
 
 // sendGroup sends all that can be sent before an answer is needed (RFC 2920 section 3.1).
@@ -256,6 +273,7 @@ func (t *transaction) data(first []byte) *mail.Result {
 
 // final reads the answer to the end of the content: the one that counts.
 func (t *transaction) final() *mail.Result {
+	t.sent = true
 	reply, err := t.conn.reply(t.server.Timeouts.Final)
 	if err != nil || intermediate(reply) {
 		if err == nil {

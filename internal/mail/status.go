@@ -92,6 +92,10 @@ type Result struct {
 	Relay  string // who said so, as "mx.example.net[192.0.2.1]:25", "mx.example.net:25" behind a proxy, or "maildir:/path"; "" before anybody was reached
 	Remote bool   // Reply came over the wire from Relay: a Diagnostic-Code of type smtp
 	TLS    string // "TLS1.3 verified", "TLS1.3 unverified"; "" in clear
+
+	// Elsewhere says that another host of the same next hop may be asked at once: this one cannot have the message, and
+	// its opinion of it need not be that of all.
+	Elsewhere bool
 }
 
 // Status returns the code that log lines and reports give: the reply's own when it fits the action, else the class
