@@ -21,7 +21,10 @@ type mending struct {
 	host *Host
 	*Submission
 	header []byte
-	given  mail.Path // the sender, before he was rewritten
+	lines  *lineReader // what has not been read; nil when that is no longer the whole rest of the body
+	first  []byte      // the beginning of the body, which had to be read to find the end of the header
+	ends   bool        // a line end follows it
+	given  mail.Path   // the sender, before he was rewritten
 
 	hops   int
 	resent bool                     // the message is sent once more: what we add is about that (RFC 5322 section 3.6.6)

@@ -52,15 +52,16 @@ func (m *mending) report(dir *drop.Dir, refusal *Error) (*Pending, error) {
 	if refusal == nil || len(m.Recipients)+len(m.Rejected) > 0 {
 		about = m.status(env.Arrival, refusal)
 	}
+	back := m.returnable(refusal)
 	boundary := fmt.Sprintf("=_%s_%016x", p.w.ID(), rand.Uint64())
 	p.text(m.reportHeader(env.Arrival, p.w.ID(), boundary, about != ""))
 	p.endHeader()
-	p.text("--" + boundary + "\nContent-Type: text/plain; charset=us-ascii\nContent-Description: Notice\n\n" + m.notice(refusal) + "\n")
+	p.text("--" + boundary + "\nContent-Type: text/plain; charset=us-ascii\nContent-Description: Notice\n\n" + m.notice(refusal, back.name) + "\n")
 	if about != "" {
 		p.text("--" + boundary + "\nContent-Type: message/delivery-status\nContent-Description: Delivery report\n\n" + about + "\n")
 	}
-	p.text("--" + boundary + "\nContent-Type: text/rfc822-headers\nContent-Description: The header of your message\nContent-Transfer-Encoding: 8bit\n\n")
-	p.field(m.excerpt())
+	p.text("--" + boundary + "\nContent-Type: " + back.kind + "\nContent-Description: " + back.name + "\nContent-Transfer-Encoding: 8bit\n\n")
+	p.field(back.content)
 	p.text("\n--" + boundary + "--\n")
 	if p.err != nil {
 		return nil, errors.Join(p.err, p.Abort())
@@ -114,8 +115,8 @@ func (m *mending) subject() string {
 	return "your message"
 }
 
-// notice says for people what happened.
-func (m *mending) notice(refusal *Error) string {
+// notice says for people what happened, and what they get back.
+func (m *mending) notice(refusal *Error, back string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "This is the mail system of %s.\n\n", m.host.Name)
 	if refusal == nil {
@@ -141,7 +142,7 @@ func (m *mending) notice(refusal *Error) string {
 	if refusal == nil {
 		b.WriteString(" to those who did not get it")
 	}
-	b.WriteString(". The header of your message follows.\n")
+	fmt.Fprintf(&b, ". %s follows.\n", back)
 	return b.String()
 }
 
@@ -188,8 +189,41 @@ func shown(s string) string {
 	}, s)
 }
 
+// maxReturned is how much of a message a report returns: as much as a bounce does.
+const maxReturned = 50_000
+
+// A returnable is what a report shows of the message.
+type returnable struct {
+	name, kind string // in words, and as a type
+	content    []byte
+}
+
+// returnable returns all of the message if it is sent to nobody, and is short: whoever wrote it into a pipe may have it
+// nowhere else. Otherwise it returns the header.
+func (m *mending) returnable(refusal *Error) returnable {
+	header := returnable{"The header of your message", "text/rfc822-headers", m.excerpt()}
+	if refusal == nil || m.lines == nil || m.Return == mail.ReturnHeaders || len(m.header) > maxExcerpt {
+		return header
+	}
+	var b bytes.Buffer
+	all := meter{to: &b, maxSize: maxReturned}
+	all.field(header.content)
+	all.endHeader()
+	all.piece(m.first, m.ends)
+	err := all.copy(m.lines)
+	m.lines = nil
+	// Lines that are too long could not be mended in there (RFC 2046 section 5.2.1).
+	if err != nil || all.facts.LongestLine > maxLine {
+		return header
+	}
+	return returnable{"Your message", "message/rfc822", b.Bytes()}
+}
+
 // maxExcerpt is how much of the header a report shows.
 const maxExcerpt = 16 << 10
+
+// maxLine is how long a line may be, without CRLF (RFC 5322 section 2.1.1).
+const maxLine = 998
 
 // excerpt returns the beginning of the header, without Bcc, since a report may be read by others, and without fields
 // that have a line which no message should have.
@@ -206,10 +240,10 @@ func (m *mending) excerpt() []byte {
 	return b
 }
 
-// hasLongLine reports whether a line is longer than RFC 5322 section 2.1.1 allows.
+// hasLongLine reports whether a line is too long.
 func hasLongLine(raw []byte) bool {
 	for line := range bytes.Lines(raw) {
-		if len(line) > 998+len("\r\n") {
+		if len(line) > maxLine+len("\r\n") {
 			return true
 		}
 	}

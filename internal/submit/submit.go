@@ -111,11 +111,11 @@ func (h *Host) Receive(dir *drop.Dir, s Submission) (*Pending, error) {
 
 func (m *mending) receive(dir *drop.Dir) (*Pending, error) {
 	lines := newLineReader(m.Content, m.Dots)
-	header, body, ends, err := readHeader(lines)
-	if err != nil {
+	var err error
+	if m.header, m.first, m.ends, err = readHeader(lines); err != nil {
 		return nil, err
 	}
-	m.header = header
+	m.lines = lines
 	if err := m.survey(); err != nil {
 		return nil, err
 	}
@@ -128,7 +128,8 @@ func (m *mending) receive(dir *drop.Dir) (*Pending, error) {
 	}
 	m.writeHeader(&p.meter, p.w.ID())
 	p.endHeader()
-	p.piece(body, ends)
+	m.lines = nil
+	p.piece(m.first, m.ends)
 	err = p.copy(lines)
 	if err == nil && len(m.Rejected) > 0 {
 		p.report, err = m.report(dir, nil)
@@ -146,23 +147,6 @@ func (m *mending) create(dir *drop.Dir, env mail.Envelope) (*Pending, error) {
 		return nil, NotQueued(err)
 	}
 	return &Pending{w: w, meter: meter{to: w, maxSize: m.host.MaxSize}}, nil
-}
-
-// copy takes the rest of the lines.
-func (p *Pending) copy(lines *lineReader) error {
-	for {
-		if p.err != nil {
-			return p.err
-		}
-		piece, ends, err := lines.next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return Unreadable(err)
-		}
-		p.piece(piece, ends)
-	}
 }
 
 // A meter writes content, and measures it on the way.
@@ -184,6 +168,23 @@ func (m *meter) piece(b []byte, ends bool) {
 		m.facts.LongestLine = max(m.facts.LongestLine, m.line)
 		m.line = 0
 		m.write([]byte("\r\n"))
+	}
+}
+
+// copy writes the rest of the lines.
+func (m *meter) copy(lines *lineReader) error {
+	for {
+		if m.err != nil {
+			return m.err
+		}
+		piece, ends, err := lines.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return Unreadable(err)
+		}
+		m.piece(piece, ends)
 	}
 }
 

@@ -402,6 +402,80 @@ func TestReturns(t *testing.T) {
 	}
 }
 
+// A message that is sent to nobody comes back with the report, since its author may have no other copy: whole if it is
+// short, and not without what makes it a message.
+func TestReportReturnsMessage(t *testing.T) {
+	const header = "Subject: x\nBcc: secret@x.example\n"
+	for _, tt := range []struct {
+		name, content string
+		with          func(*Submission)
+		want          string // after the boundary
+	}{
+		{"whole", header + "\nhi\n..\n.\nno more", nil, "message/rfc822\nSubject: x\n\nhi\n.\n"},
+		{"without a blank line", header + "hi\nho", nil, "message/rfc822\nSubject: x\n\nhi\nho\n"},
+		{"empty", "", nil, "message/rfc822\n\n"},
+		{"long", header + "\n" + strings.Repeat("x\n", maxReturned/3), nil, "text/rfc822-headers\nSubject: x\n"},
+		{"with a long line", header + "\n" + strings.Repeat("x", maxLine+1), nil, "text/rfc822-headers\nSubject: x\n"},
+		{"of which only the header is wanted", header + "\nhi\n", func(s *Submission) { s.Return = mail.ReturnHeaders }, "text/rfc822-headers\nSubject: x\n"},
+		{"that others get", header + "\nhi\n", func(s *Submission) { s.Partly = true; s.Recipients = []mail.Recipient{{Path: path(t, "a@x")}} }, "text/rfc822-headers\nSubject: x\n"},
+		{"that is too large for us", header + "\n" + strings.Repeat("x\n", 100_000), func(s *Submission) { s.Rejected, s.Recipients = nil, []mail.Recipient{{Path: path(t, "a@x")}} }, "text/rfc822-headers\nSubject: x\n"},
+		{"that cannot be read to its end", header + "\nhi\n", func(s *Submission) { s.Content = io.MultiReader(s.Content, failing{}) }, "text/rfc822-headers\nSubject: x\n"},
+	} {
+		s := submission(t, tt.content)
+		s.Returns, s.Dots = true, true
+		s.Rejected = mail.AddressErrors{&mail.AddressError{Item: "a b", Err: errors.New("blank in address")}}
+		if tt.with != nil {
+			tt.with(&s)
+		}
+		host := testHost
+		host.MaxSize = 150_000
+		got := ""
+		for _, report := range host.reports(t, s) {
+			_, got, _ = strings.Cut(strings.ReplaceAll(report, "\r\n", "\n"), "message/delivery-status")
+			_, got, _ = strings.Cut(got, "Content-Type: ")
+			got = regexp.MustCompile(`(?m)^Content-(Description|Transfer-Encoding): .*\n|\n--.*\n`).ReplaceAllString(got, "")
+		}
+		if want := strings.Replace(tt.want, "\n", "\n\n", 1); got != want {
+			t.Errorf("%s: returned %q, want %q", tt.name, got, want)
+		}
+	}
+}
+
+// reports returns the reports that are queued when a message is received.
+func (h *Host) reports(t *testing.T, s Submission) (all []string) {
+	t.Helper()
+	name := t.TempDir()
+	dir, err := drop.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if p, err := h.Receive(dir, s); err == nil {
+		if _, err := p.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left, err := os.ReadDir(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range left {
+		m, err := dir.Read(f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		b, err := io.ReadAll(io.NewSectionReader(m.Content, 0, m.Size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Sender.IsNull() {
+			all = append(all, string(b))
+		}
+	}
+	return all
+}
+
 // A report is small, and has no long line, however much was refused.
 func TestReportIsSmall(t *testing.T) {
 	var many []string
