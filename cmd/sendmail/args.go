@@ -37,6 +37,8 @@ type options struct {
 	every      time.Duration // how often it wants the queue to be run; 0 for once
 	only       []string      // what it picks, as options of queue-runner and mailq
 	background bool          // a daemon leaves the terminal
+
+	version bool // is all that is asked for
 }
 
 // mode is what sendmail does.
@@ -197,7 +199,10 @@ func parse(args []string) (options, error) {
 			first = err
 		}
 	}
-	if first == nil {
+	switch {
+	case o.version: // with -bt or -bv, and no input, as people ask for it
+		o.mode, first = showVersion, nil
+	case first == nil:
 		first = o.conclude()
 	}
 	return o, first
@@ -323,9 +328,7 @@ func setDelivery(o *options, value string) error {
 }
 
 func setDebug(o *options, value string) error {
-	if value == "0.1" || value == "0.4" {
-		o.mode = showVersion
-	}
+	o.version = o.version || value == "0.1" || value == "0.4"
 	return nil
 }
 

@@ -79,7 +79,10 @@ func TestParse(t *testing.T) {
 		{"aliases, old", []string{"-I"}, options{mode: checkAliases}},
 		{"host status", []string{"-bh"}, options{mode: doNothing}},
 		{"configuration to be checked", []string{"-bC"}, options{mode: checkConfig}},
-		{"version", []string{"-d0.1"}, options{mode: showVersion}},
+		{"version", []string{"-d0.1"}, options{mode: showVersion, version: true}},
+		{"version, as for Sendmail's address test", []string{"-d0.1", "-bt"}, options{mode: showVersion, version: true}},
+		{"version, as for Sendmail's address test, the other way round", []string{"-bt", "-d0.4"}, options{mode: showVersion, version: true}},
+		{"version, with an address", []string{"-d0.1", "-bv", "root"}, options{mode: showVersion, version: true, operands: []string{"root"}}},
 		{"no effect", strings.Fields("-Ac -Am -A c -B8BITMIME -B 7BIT -c -D file -d -d4.2 -E -h 3 -L tag -Mxval -M x -m -n -om -oo -oA/file -or0s -oQ/tmp -os -oT1h -o7 -O LogLevel=9 -O x -OTimeout.x=1 -p smtp:x -s -T -X file -X/tmp/f -x"), options{}},
 	} {
 		if tt.want.errors == 0 {

@@ -46,7 +46,7 @@ var dialect = []struct {
 	{"D", "/tmp/debug", options{}, ""},
 	{"d", "", options{}, ""},
 	{"d", "0-99.100", options{}, ""},
-	{"d", "0.1", options{mode: showVersion}, ""},
+	{"d", "0.1", options{mode: showVersion, version: true}, ""},
 	{"E", "", options{}, ""},
 	{"e", "m", options{errors: 'm'}, ""},
 	{"e", "p", options{errors: 'p'}, ""},
