@@ -113,8 +113,7 @@ func (c *session) chunk(arg string) (size int64, last, ok bool, err error) {
 	size, err = strconv.ParseInt(number, 10, 64)
 	if err != nil || strings.Trim(number, "0123456789") != "" {
 		c.say("501 5.5.4 BDAT wants a number of octets")
-		c.say("421 4.5.0 Nobody knows where the next command is")
-		return 0, false, false, errEnd
+		return 0, false, false, c.lost()
 	}
 	last = strings.EqualFold(word, "LAST")
 	if word == "" || last {
@@ -175,7 +174,7 @@ func (k *chunks) next() {
 		verb, arg := split(line)
 		switch {
 		case errors.Is(err, errLong):
-			k.err = c.wrong("500 5.5.2 Line too long")
+			k.err = c.garbled(line, "Line too long")
 		case err != nil:
 			k.err = cutOff(err)
 		case verb == "BDAT":

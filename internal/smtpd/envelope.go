@@ -46,8 +46,8 @@ func (c *session) rcpt(arg string) error {
 	if !ok {
 		return c.wrong("501 5.5.4 RCPT wants TO:<address>")
 	}
-	if len(c.env.Recipients) >= maxRecipients {
-		c.say("452 4.5.3 More than %d recipients; send the rest in another message", maxRecipients)
+	if len(c.env.Recipients) >= maxRecipients || c.length+len(arg) > maxEnvelope {
+		c.say("452 4.5.3 Enough recipients; send the rest in another message")
 		return nil
 	}
 	path, err := parsePath(addr)
@@ -66,6 +66,7 @@ func (c *session) rcpt(arg string) error {
 		c.env.Recipients = recipients
 		return c.wrong("%v", err)
 	}
+	c.length += len(arg)
 	c.say("250 2.1.5 %s Recipient accepted", path)
 	return nil
 }

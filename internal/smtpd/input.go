@@ -3,6 +3,7 @@ package smtpd
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -27,8 +28,8 @@ type input struct {
 const readSize = 32 << 10
 
 func newInput(conn Conn, now func() time.Time) *input {
-	in := &input{conn: conn, out: bufio.NewWriter(conn), now: now}
-	in.Reader = bufio.NewReaderSize(source{in}, readSize)
+	in := &input{conn: conn, now: now}
+	in.Reader, in.out = bufio.NewReaderSize(source{in}, readSize), bufio.NewWriter(sink{in})
 	return in
 }
 
@@ -45,15 +46,17 @@ func (s source) Read(p []byte) (int, error) {
 	return s.conn.Read(p)
 }
 
-func (in *input) flush() error {
-	if in.out.Buffered() == 0 {
-		return nil
+// A sink writes what was in the buffer of an input, which may be full before there is nothing left to read.
+type sink struct{ *input }
+
+func (s sink) Write(p []byte) (int, error) {
+	if err := s.conn.SetWriteDeadline(s.now().Add(replyTimeout)); err != nil {
+		return 0, err
 	}
-	if err := in.conn.SetWriteDeadline(in.now().Add(replyTimeout)); err != nil {
-		return err
-	}
-	return in.out.Flush()
+	return s.conn.Write(p)
 }
+
+func (in *input) flush() error { return in.out.Flush() }
 
 func (in *input) setDeadline() error {
 	in.mu.Lock()
@@ -102,22 +105,19 @@ func (in *input) setMessage(t time.Time) {
 // errLong is the error for a command that is longer than maxLine. All of it has been read.
 var errLong = errors.New("command too long")
 
-// line reads a command. bare says that it ended with LF alone.
+// line reads a command. bare says that it ended with LF alone. Of a command that is too long only the first word is
+// returned.
 func (in *input) line() (line string, bare bool, err error) {
 	b, err := in.ReadSlice('\n')
-	if errors.Is(err, bufio.ErrBufferFull) {
+	if len(b) > maxLine {
+		line = string(b[:len(chunkVerb)])
 		for errors.Is(err, bufio.ErrBufferFull) {
 			_, err = in.ReadSlice('\n')
 		}
-		if err == nil {
-			err = errLong
-		}
+		return line, false, cmp.Or(err, errLong)
 	}
 	if err != nil {
 		return "", false, err
-	}
-	if len(b) > maxLine {
-		return "", false, errLong
 	}
 	text, crlf := bytes.CutSuffix(b, []byte("\r\n"))
 	if !crlf {

@@ -19,12 +19,14 @@ type session struct {
 	hello    string // what the client calls itself
 	extended bool   // it said EHLO
 	bareLF   bool   // LF alone ends its lines
-	bad      int    // commands that were wrong
+	bad      int    // commands that were wrong, since the last message
+	idle     int    // commands that brought none nearer
 	next     string // a command that was read and not carried out; "" if there is none
 
 	// The transaction under way.
 	inMail bool
 	env    mail.Envelope
+	length int // of what was said about recipients, in octets
 }
 
 var errEnd = errors.New("the session is over")
@@ -40,11 +42,11 @@ func (c *session) run() error {
 		if first {
 			c.bareLF = c.o.Pipe && bare
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			err = c.do(line)
-		}
-		if errors.Is(err, errLong) {
-			err = c.wrong("500 5.5.2 Line too long")
+		case errors.Is(err, errLong):
+			err = c.garbled(line, "Line too long")
 		}
 		if err != nil {
 			return c.over(err)
@@ -109,16 +111,16 @@ func (c *session) wrong(format string, args ...any) error {
 
 // verbs are the commands that we know, all of four letters but for one.
 var verbs = map[string]func(c *session, arg string) error{
-	"HELO": func(c *session, arg string) error { return c.greet(arg, false) },
-	"EHLO": func(c *session, arg string) error { return c.greet(arg, true) },
+	"HELO": idle(func(c *session, arg string) error { return c.greet(arg, false) }),
+	"EHLO": idle(func(c *session, arg string) error { return c.greet(arg, true) }),
 	"MAIL": (*session).mail,
 	"RCPT": (*session).rcpt,
 	"DATA": (*session).data,
 	"BDAT": (*session).bdat,
-	"RSET": func(c *session, _ string) error { c.reset(); c.say("250 2.0.0 Forgotten"); return nil },
-	"NOOP": func(c *session, _ string) error { c.say("250 2.0.0 Nothing done"); return nil },
-	"HELP": func(c *session, _ string) error { c.say("214 2.0.0 See RFC 5321"); return nil },
-	"VRFY": (*session).verify,
+	"RSET": idle(func(c *session, _ string) error { c.reset(); c.say("250 2.0.0 Forgotten"); return nil }),
+	"NOOP": idle(func(c *session, _ string) error { c.say("250 2.0.0 Nothing done"); return nil }),
+	"HELP": idle(func(c *session, _ string) error { c.say("214 2.0.0 See RFC 5321"); return nil }),
+	"VRFY": idle((*session).verify),
 	"QUIT": func(c *session, _ string) error { c.say("221 2.0.0 %s says goodbye", c.o.Hostname); return errEnd },
 
 	"AUTH": absent, "BURL": absent, "ETRN": absent, "EXPN": absent, "SAML": absent, "SEND": absent, "SOML": absent,
@@ -126,6 +128,17 @@ var verbs = map[string]func(c *session, arg string) error{
 
 	// A browser or a proxy that was sent here by somebody else, who has put commands into what it will say next.
 	"CONNECT": foreign, "DELETE": foreign, "GET": foreign, "HEAD": foreign, "OPTIONS": foreign, "POST": foreign, "PUT": foreign,
+}
+
+// idle is for a command that can be repeated for ever and lead to nothing.
+func idle(carryOut func(c *session, arg string) error) func(c *session, arg string) error {
+	return func(c *session, arg string) error {
+		if c.idle++; c.idle > maxIdle {
+			c.say("421 4.7.0 Too many commands without a message")
+			return errEnd
+		}
+		return carryOut(c, arg)
+	}
 }
 
 // absent answers a command of an extension that we have not.
@@ -140,12 +153,30 @@ func foreign(c *session, _ string) error {
 func (c *session) do(line string) error {
 	verb, arg := split(line)
 	if strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return c.wrong("500 5.5.2 Control character in command")
+		return c.garbled(line, "Control character in command")
 	}
 	if known := verbs[verb]; known != nil {
 		return known(c, arg)
 	}
 	return c.wrong("500 5.5.1 Command not recognized")
+}
+
+// chunkVerb is the command that is followed by what is no command.
+const chunkVerb = "BDAT"
+
+// garbled answers what could not be read as a command. If a chunk follows, it must not be read as commands, either.
+func (c *session) garbled(line, why string) error {
+	if strings.EqualFold(line[:min(len(line), len(chunkVerb))], chunkVerb) {
+		c.say("500 5.5.2 %s", why)
+		return c.lost()
+	}
+	return c.wrong("500 5.5.2 %s", why)
+}
+
+// lost ends a session in which nobody knows where the next command is.
+func (c *session) lost() error {
+	c.say("421 4.5.0 Nobody knows where the next command is")
+	return errEnd
 }
 
 // split returns the verb of a command in upper case, and what follows it.
@@ -187,7 +218,7 @@ func isHostname(s string) bool {
 	})
 }
 
-func (c *session) reset() { c.inMail, c.env = false, mail.Envelope{} }
+func (c *session) reset() { c.inMail, c.env, c.length = false, mail.Envelope{}, 0 }
 
 // verify answers VRFY. Who exists here is nobody's business, nor do we know who exists elsewhere.
 func (c *session) verify(arg string) error {
@@ -224,7 +255,7 @@ func (c *session) take(from content) error {
 		c.say("%s", refusal(err))
 		return nil
 	}
-	c.bad = 0
+	c.bad, c.idle = 0, 0
 	c.say("250 2.0.0 %s Message accepted for delivery", id)
 	return nil
 }

@@ -54,8 +54,12 @@ const (
 	maxLine = 4096
 	// maxRecipients is for one message. RFC 5321 section 4.5.3.1.8 asks for 100.
 	maxRecipients = 1000
+	// maxEnvelope is how long the RCPT commands for one message may be: they are kept in memory.
+	maxEnvelope = 256 << 10
 	// maxBad is how many commands may be wrong before we hang up. A message that is accepted makes up for all.
 	maxBad = 20
+	// maxIdle is how many commands a client may send that bring no message nearer, like NOOP, until he hands one in.
+	maxIdle = 500
 
 	commandTimeout = 5 * time.Minute  // for the next command, or the next piece of a message (RFC 5321 section 4.5.3.2.7)
 	messageTimeout = 10 * time.Minute // for a whole message

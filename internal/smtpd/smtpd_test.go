@@ -188,6 +188,9 @@ var conversations = []struct {
 	}, nil},
 	{"a chunk of less than nothing", []step{{"BDAT -5|RSET", "501 5.5.4 +\n421 4.5.0 +"}}, nil},
 	{"a chunk larger than a number can say", []step{{"BDAT 9223372036854775808|RSET", "501 5.5.4 +\n421 4.5.0 +"}}, nil},
+	{"a chunk with a control character in its command", []step{
+		{"MAIL FROM:<a@x>", "250 +"}, {"RCPT TO:<b@x>", "250 +"}, {"BDAT\t6 LAST|RSET", "500 5.5.2 +\n421 4.5.0 +"},
+	}, nil},
 	{"commands between chunks", []step{
 		{"MAIL FROM:<a@x>", "250 +"}, {"RCPT TO:<b@x>", "250 +"}, {"BDAT 1|x", "250 2.0.0 1 octets received"}, {"NOOP", "250 +"}, {"VRFY x", "252 +"},
 		{"MAIL FROM:<e@x>", "503 5.5.1 +"}, {"RCPT TO:<e@x>", "503 5.5.1 +"}, {"DATA", "503 5.5.1 +"}, {"WIZ", "500 5.5.1 +"}, {"", "500 5.5.1 +"},
@@ -426,12 +429,21 @@ func TestLimits(t *testing.T) {
 	})
 	t.Run("line between chunks", func(t *testing.T) {
 		q := &queue{}
-		in := "MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nBDAT 1\r\nx" + strings.Repeat("BDAT", readSize) + "\r\nBDAT 1 LAST\r\ny"
+		in := "MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nBDAT 1\r\nx" + strings.Repeat("RSETBDAT", readSize) + "\r\nBDAT 1 LAST\r\ny"
 		got, err := q.talk(t, q.options(), strings.NewReader(in))
 		if err != nil || len(q.messages) != 1 || q.messages[0].content != "xy" {
 			t.Errorf("%v, %v", q.messages, err)
 		}
 		compare(t, "long line", got, "250 +\n250 +\n250 +\n500 5.5.2 +\n250 +\n")
+	})
+	t.Run("line that says how long a chunk is", func(t *testing.T) {
+		q := &queue{}
+		in := "MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\n" + strings.Repeat("BDAT 6 ", maxLine) + "\r\nRSET\r\n"
+		got, err := q.talk(t, q.options(), strings.NewReader(in))
+		if err != nil {
+			t.Error(err)
+		}
+		compare(t, "long line", got, "250 +\n250 +\n500 5.5.2 +\n421 4.5.0 +\n")
 	})
 	t.Run("content has no lines that are too long", func(t *testing.T) {
 		q := &queue{}
@@ -454,6 +466,28 @@ func TestLimits(t *testing.T) {
 		}
 		if len(q.messages) != 1 || len(q.messages[0].submission.Recipients) != maxRecipients {
 			t.Errorf("taken: %d messages", len(q.messages))
+		}
+	})
+	t.Run("recipients with much to say", func(t *testing.T) {
+		q := &queue{}
+		one := "RCPT TO:<b@x> ORCPT=x;" + strings.Repeat("x", maxOriginal-2) + "\r\n"
+		in := "MAIL FROM:<a@x>\r\n" + strings.Repeat(one, maxRecipients) + "DATA\r\n.\r\nMAIL FROM:<a@x>\r\n" + one + "DATA\r\n.\r\n"
+		got, err := q.talk(t, q.options(), strings.NewReader(in))
+		if n := strings.Count(got, "\n452 4.5.3 "); err != nil || n < maxRecipients/3 || n > maxRecipients/2 {
+			t.Errorf("%d recipients were refused, %v", n, err)
+		}
+		if len(q.messages) != 2 || len(q.messages[0].submission.Recipients) < 100 || len(q.messages[1].submission.Recipients) != 1 {
+			t.Errorf("taken: %d messages", len(q.messages))
+		}
+	})
+	t.Run("commands without a message", func(t *testing.T) {
+		q := &queue{}
+		const idle = "NOOP\r\nRSET\r\nVRFY x\r\nHELP\r\nEHLO app\r\n"
+		const message = "MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n.\r\n"
+		in := strings.Repeat(idle, maxIdle/5) + message + strings.Repeat(idle, maxIdle/5) + "NOOP\r\n" + message
+		got, err := q.talk(t, q.options(), strings.NewReader(in))
+		if err != nil || len(q.messages) != 1 || !strings.HasSuffix(got, "\n421 4.7.0 Too many commands without a message\n") {
+			t.Errorf("%d messages, %v, the last of %q", len(q.messages), err, got)
 		}
 	})
 	t.Run("wrong commands", func(t *testing.T) {
@@ -522,6 +556,36 @@ func TestTimeouts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A client that was quiet for a while, and then has more to say than fits into one write of replies, has not been slow to
+// take them.
+func TestRepliesAfterAPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{}
+		o := q.options()
+		o.Now = time.Now
+		server, client := net.Pipe()
+		said := make(chan struct{})
+		go func() {
+			defer close(said)
+			time.Sleep(replyTimeout + time.Minute)
+			io.WriteString(client, "MAIL FROM:<a@x>\r\n"+strings.Repeat("RCPT TO:<b@x>\r\n", 500)+"QUIT\r\n")
+		}()
+		heard := make(chan string)
+		go func() {
+			b, _ := io.ReadAll(client)
+			heard <- string(b)
+		}()
+		if err := Serve(t.Context(), server, o); err != nil {
+			t.Error(err)
+		}
+		server.Close()
+		if got := <-heard; strings.Count(got, "250 2.1.5 ") != 500 || !strings.HasSuffix(got, "goodbye\r\n") {
+			t.Errorf("%d recipients accepted, and in the end: %q", strings.Count(got, "250 2.1.5 "), got[max(0, len(got)-100):])
+		}
+		<-said
+	})
 }
 
 // Told to end, a session takes the message under way, and no other.
