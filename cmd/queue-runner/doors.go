@@ -88,14 +88,15 @@ func open(e listen.Endpoint) (net.Listener, error) {
 
 // listenUnix makes a socket that everybody may connect to. One that a process which died has left is replaced.
 func listenUnix(path string) (net.Listener, error) {
-	dir, err := os.Open(filepath.Dir(path))
+	// Or two that start at once take each other's new socket for an old one. The lock is a file that nobody else can open,
+	// and keep locked.
+	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", path, err)
 	}
-	defer dir.Close() // which lets go of the lock
-	// Or two that start at once take each other's new socket for an old one.
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-		return nil, fmt.Errorf("lock %s: %w", dir.Name(), err)
+	defer lock.Close() // which lets go of the lock
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
 	// Its mode is right from the beginning: to change it later is to change what the name stands for then.
 	defer unix.Umask(unix.Umask(0o111))

@@ -99,7 +99,21 @@ type speaking struct {
 // smtpOnStdin speaks SMTP on standard input and output. Messages go the first of these ways that there is: over a
 // descriptor; into the spool; over the submission socket.
 func smtpOnStdin(cfg *config.Config, how speaking, stderr io.Writer) error {
-	o := smtpd.Options{Hostname: cfg.Hostname, MaxSize: cfg.MaxMessageSize, Pipe: true, Now: time.Now}
+	who, connected, err := atStdin()
+	if err != nil {
+		return err
+	}
+	o := smtpd.Options{Hostname: cfg.Hostname, MaxSize: cfg.MaxMessageSize, Client: who.literal(), Pipe: !connected, Now: time.Now}
+	if connected {
+		g, err := newGuests(cfg, true)
+		if err != nil {
+			return err
+		}
+		// Whatever the way is that we have, it is not there for others.
+		if !g.maySpeak(who) {
+			return errors.Join(fmt.Errorf("%s may not send mail here", who), refuse(&stdio{}, cfg.Hostname))
+		}
+	}
 	if how.through >= 0 {
 		unix.CloseOnExec(how.through)
 		conn := os.NewFile(uintptr(how.through), "the way to sendmail")
@@ -115,7 +129,6 @@ func smtpOnStdin(cfg *config.Config, how speaking, stderr io.Writer) error {
 		o.Submit = func(s submit.Submission) (mail.ID, error) { return sendBySocket(cfg.Spool, s) }
 		return converse(o)
 	}
-	who, connected := atStdin()
 	in, err := openIntake(cfg, true, stderr)
 	if err != nil {
 		return err
@@ -124,13 +137,13 @@ func smtpOnStdin(cfg *config.Config, how speaking, stderr io.Writer) error {
 		cfg.Delivery = how.delivery
 	}
 	if connected {
-		err := in.smtp(context.Background(), &stdio{}, who, false)
+		err := in.session(context.Background(), &stdio{}, who, false)
 		return errors.Join(err, in.deliver(cfg))
 	}
 	if cfg.Delivery == config.DeliverBackground && isOwner(cfg.Spool) {
 		in.wake = func() { wake(cfg) }
 	}
-	return errors.Join(in.smtp(context.Background(), &stdio{}, who, true), in.dir.Close())
+	return errors.Join(in.session(context.Background(), &stdio{}, who, true), in.dir.Close())
 }
 
 func isOwner(spool string) bool {
@@ -185,37 +198,36 @@ func sendBySocket(spool string, s submit.Submission) (mail.ID, error) {
 
 // atStdin returns who is at standard input: whoever connected it, if it is a connection to a server's address, and
 // otherwise whoever runs us. There are programs that use sockets for pipes: those have no address.
-func atStdin() (who client, connected bool) {
-	me := client{uid: os.Getuid(), here: true}
-	addr, err := unix.Getpeername(stdin)
+func atStdin() (who client, connected bool, err error) {
+	remote, err := unix.Getpeername(stdin)
 	if err != nil {
-		return me, false
+		return client{uid: os.Getuid(), here: true}, false, nil
 	}
-	switch addr := addr.(type) {
-	case *unix.SockaddrInet4:
-		return overTCP(netip.AddrFrom4(addr.Addr)), true
-	case *unix.SockaddrInet6:
-		return overTCP(netip.AddrFrom16(addr.Addr).Unmap()), true
-	}
-	if local, err := unix.Getsockname(stdin); err != nil || local.(*unix.SockaddrUnix).Name == "" {
-		return me, false
-	}
-	cred, err := unix.GetsockoptUcred(stdin, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	local, err := unix.Getsockname(stdin)
 	if err != nil {
-		return me, false
+		return client{}, true, os.NewSyscallError("getsockname", err)
 	}
-	return client{uid: int(cred.Uid), here: true}, true
+	switch local := local.(type) {
+	case *unix.SockaddrInet4, *unix.SockaddrInet6:
+		return overTCP(sockAddress(remote), sockAddress(local)), true, nil
+	case *unix.SockaddrUnix:
+		if local.Name == "" {
+			return client{uid: os.Getuid(), here: true}, false, nil
+		}
+		uid, err := submitd.PeerOf(stdin)
+		return client{uid: uid, here: true}, true, err
+	}
+	return client{}, true, usageError{fmt.Errorf("standard input is a connection of a kind that we do not know, %T", local)}
 }
 
-func overTCP(addr netip.Addr) client {
-	c := client{uid: -1, addr: addr, here: addr.IsLoopback()}
-	switch local, _ := unix.Getsockname(stdin); local := local.(type) {
+func sockAddress(sa unix.Sockaddr) netip.Addr {
+	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
-		c.here = c.here || netip.AddrFrom4(local.Addr) == addr
+		return netip.AddrFrom4(sa.Addr)
 	case *unix.SockaddrInet6:
-		c.here = c.here || netip.AddrFrom16(local.Addr).Unmap() == addr
+		return netip.AddrFrom16(sa.Addr)
 	}
-	return c
+	return netip.Addr{}
 }
 
 // stdio is standard input and output as a connection. They may be anything, and be shared with other programs, so they

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -59,7 +60,7 @@ func (o *options) speakSMTP(stdin, stdout *os.File) error {
 		UID: uid, Author: func() submit.Author { return submit.AuthorOf(uid) }, Now: drop.Now,
 		Submit: func(s submit.Submission) (mail.ID, error) { return o.submit(cfg, spool, s) },
 	}
-	err = errors.Join(server.Serve(submitd.Patient{ReadWriter: conn}), conn.Close())
+	err = errors.Join(server.Serve(context.Background(), submitd.Patient{ReadWriter: conn}), conn.Close())
 	state, errWait := speaker.Wait()
 	if err := errors.Join(err, errWait); err != nil {
 		return submit.NotQueued(err)

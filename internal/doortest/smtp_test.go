@@ -423,6 +423,49 @@ func sockets(t *testing.T, pid int, table string) (n int) {
 	return n
 }
 
+// Whoever is at the other end of standard input must be one who may, by whatever way his message would go: the one who
+// runs the program does not vouch for him.
+func TestStrangerAtStdin(t *testing.T) {
+	asRoot(t)
+	for _, config := range []string{"in.toml", "out.toml"} {
+		w := newWorld(t, queueing+"[listen]\nusers = []\n")
+		w.daemon(w.submission())
+		path := filepath.Join(w.dir, "smtp")
+		l := w.listen("unix", path).(*net.UnixListener)
+		client := filepath.Join(w.dir, "client")
+		if err := exec.Command("cp", os.Args[0], client).Run(); err != nil {
+			t.Fatal(err)
+		}
+		cmd := asStranger(exec.Command(client))
+		cmd.Env = []string{greetedBy + "=" + path}
+		var heard strings.Builder
+		cmd.Stdout = &heard
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := conn.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		for _, args := range [][]string{{"-bs"}, {"-bs", "-odi"}} {
+			server := w.program(config, "sendmail", args...)
+			server.Stdin, server.Stdout = f, f
+			if err := server.Run(); server.ProcessState.ExitCode() != 75 {
+				t.Errorf("%s, %s: %v", config, args, err)
+			}
+		}
+		f.Close()
+		if _ = cmd.Wait(); heard.String() != "554 " {
+			t.Errorf("%s: he hears %q", config, heard.String())
+		}
+	}
+}
+
 // A connection by TCP at standard input is one over the network, whoever runs the program.
 func TestInetd(t *testing.T) {
 	w := newWorld(t, "")

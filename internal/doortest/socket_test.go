@@ -129,6 +129,25 @@ func TestPrivateDaemon(t *testing.T) {
 	accepts(t, w.program("out.toml", "sendmail", "bob"), hello)
 }
 
+// In a user namespace those outside of it have no user ID: nobody knows who they are.
+func TestOutsideTheNamespace(t *testing.T) {
+	asRoot(t, "unshare")
+	w := newWorld(t, queueing)
+	daemon := under(w.program("in.toml", "queue-runner", "--daemon"), "unshare", "--user", "--map-root-user")
+	var log strings.Builder
+	daemon.Stderr = &log
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { daemon.Process.Signal(syscall.SIGTERM); daemon.Wait() }()
+	w.served()
+	out, status := run(t, asStranger(w.program("out.toml", "sendmail", "bob")), hello)
+	if status != 75 || out != "sendmail: who you are is not known here\n" {
+		t.Errorf("exit %d, %q", status, out)
+	}
+	accepts(t, w.program("out.toml", "sendmail", "bob"), hello)
+}
+
 func TestStatusOverTheSocket(t *testing.T) {
 	for _, tt := range []struct {
 		name, settings string

@@ -64,7 +64,7 @@ const (
 	commandTimeout = 5 * time.Minute  // for the next command, or the next piece of a message (RFC 5321 section 4.5.3.2.7)
 	messageTimeout = 10 * time.Minute // for a whole message
 	replyTimeout   = 2 * time.Minute  // for the client to take our replies
-	stopTimeout    = 10 * time.Second // for the rest of a message when we are told to end
+	stopTimeout    = 7 * time.Second  // for the rest of a message when we are told to end
 )
 
 // ErrCutOff is the error for input that ends in the middle of a message. That message was not taken.

@@ -143,6 +143,9 @@ func (m *mending) receive(dir *drop.Dir) (*Pending, error) {
 // create starts a message file.
 func (m *mending) create(dir *drop.Dir, env mail.Envelope) (*Pending, error) {
 	w, err := dir.Create(&env)
+	if errors.Is(err, drop.ErrEnvelope) {
+		return nil, Refuse(ExitData, mail.EnhancedCode{5, 5, 3}, "%w", err)
+	}
 	if err != nil {
 		return nil, NotQueued(err)
 	}

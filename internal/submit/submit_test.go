@@ -341,6 +341,7 @@ func TestRefusals(t *testing.T) {
 		{"header too long", "X: " + strings.Repeat("x", maxHeader), []string{"a@x"}, nil, testHost, ExitData, "5.6.0", "header is longer than 16777216 octets"},
 		{"header of short lines too long", strings.Repeat("X: 1\n", maxHeader/6+1), []string{"a@x"}, nil, testHost, ExitData, "5.6.0", "header is longer than 16777216 octets"},
 		{"too many recipients", manyRecipients(maxRecipients + 1), nil, header, testHost, ExitData, "5.5.3", "more than 200000 recipients"},
+		{"recipients that have too much to say", "", nil, longRecipients, testHost, ExitData, "5.5.3", "envelope too long"},
 		{"too large", "\n" + strings.Repeat("x", 500), []string{"a@x"}, nil, Host{Name: "h", Domain: "d", MaxSize: 500}, ExitUnavailable, "5.3.4", "larger than 500 octets"},
 		{"too large by its header", strings.Repeat("X: x\n", 100), []string{"a@x"}, nil, Host{Name: "h", Domain: "d", MaxSize: 500}, ExitUnavailable, "5.3.4", "larger than 500 octets"},
 		{"unreadable", "", []string{"a@x"}, func(s *Submission) { s.Content = failing{} }, testHost, ExitIO, "4.3.0", "cannot read message: torn"},
@@ -616,6 +617,16 @@ func TestLongBareName(t *testing.T) {
 }
 
 // manyRecipients returns a header that names so many.
+func longRecipients(s *Submission) {
+	for n := range 120_000 {
+		to, err := mail.ParsePath(fmt.Sprintf("%d@example.net", n))
+		if err != nil {
+			panic(err)
+		}
+		s.Recipients = append(s.Recipients, mail.Recipient{Path: to, Original: "rfc822;" + strings.Repeat("x", 600)})
+	}
+}
+
 func manyRecipients(n int) string {
 	var b strings.Builder
 	for i := range n {

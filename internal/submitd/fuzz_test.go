@@ -2,6 +2,7 @@ package submitd
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"path/filepath"
@@ -49,7 +50,7 @@ func FuzzServe(f *testing.F) {
 				return id, err
 			},
 		}
-		_ = s.Serve(script{strings.NewReader(in), &answers})
+		_ = s.Serve(context.Background(), script{strings.NewReader(in), &answers})
 		accepted := 0
 		for answer := range strings.Lines(answers.String()) {
 			if strings.HasPrefix(answer, "0 ") {

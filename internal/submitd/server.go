@@ -3,10 +3,12 @@ package submitd
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -21,35 +23,50 @@ type Server struct {
 	// error should be a *submit.Error.
 	Submit func(submit.Submission) (mail.ID, error)
 	Now    func() time.Time // the clock of arrival times; deadlines are real
+	// Turn calls serve when it is the client's turn to hand in a message; until then nothing is read of it. nil means
+	// that it always is.
+	Turn func(serve func() error) error
 	// Idle is how long the client may take for the next request, and to send one without the message; 0 means any time.
 	Idle time.Duration
 }
 
 const (
-	// contentTimeout is how long the server waits for a piece of a message. Programs pipe into sendmail what they
+	// contentTimeout is how long the server waits for a chunk of a message. Programs pipe into sendmail what they
 	// write while they work: a cron job may take hours between two lines.
 	contentTimeout = 24 * time.Hour
 	answerTimeout  = time.Minute
+	// graceTime is what a request may take that was on its way when the server was told to end.
+	graceTime = time.Second
 
 	maxRequestLine = 8 << 10
 	// maxRequest is for all lines of a request. A command line, where they come from, is seldom allowed 2 MiB.
 	maxRequest = 4 << 20
 )
 
-// Serve answers requests until the client has no more of them. What is wrong with one message is told to the client; the
-// error is about the connection, or about a client that does not keep to the protocol.
-func (s *Server) Serve(conn Conn) error {
+// Serve answers requests until the client has no more of them, or ctx is done: then the one under way is the last. What
+// is wrong with one message is told to the client; the error is about the connection, or about a client that does not
+// keep to the protocol.
+func (s *Server) Serve(ctx context.Context, conn Conn) error {
 	in := bufio.NewReaderSize(conn, chunkSize)
+	p := pause{conn: conn, idle: s.Idle}
+	stop := context.AfterFunc(ctx, p.stop)
+	defer stop()
 	for {
-		if s.Idle > 0 {
-			if err := conn.SetReadDeadline(time.Now().Add(s.Idle)); err != nil {
-				return err
-			}
+		if err := p.begin(); err != nil {
+			return err
 		}
 		if _, err := in.Peek(1); err != nil {
-			return end(err)
+			if errors.Is(err, io.EOF) || p.stopped() {
+				return nil
+			}
+			return err
 		}
-		r, err := readRequest(in)
+		err := s.turn(func() error {
+			if err := p.end(); err != nil {
+				return err
+			}
+			return s.serve(conn, in)
+		})
 		var refusal *submit.Error
 		if errors.As(err, &refusal) {
 			// What follows may be anything.
@@ -58,31 +75,84 @@ func (s *Server) Serve(conn Conn) error {
 		if err != nil {
 			return err
 		}
-		if s.Idle > 0 {
-			if err := conn.SetReadDeadline(time.Now().Add(contentTimeout)); err != nil {
-				return err
-			}
-		}
-		c := content{in: in}
-		id, err := s.submit(r, &c)
-		if err := c.rest(); err != nil {
-			return err
-		}
-		if errors.Is(c.err, errCancelled) {
-			err = submit.Refuse(submit.ExitTemporary, cancelled, "%w", errCancelled)
-		}
-		if err := s.answer(conn, id, err); err != nil {
-			return err
-		}
 	}
 }
 
-// end returns nil for a client that has no more requests.
-func end(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
+func (s *Server) turn(serve func() error) error {
+	if s.Turn == nil {
+		return serve()
 	}
-	return err
+	return s.Turn(serve)
+}
+
+// serve takes one message. A *submit.Error says what is wrong with the request, or that it was not read.
+func (s *Server) serve(conn Conn, in *bufio.Reader) error {
+	r, err := readRequest(in)
+	if err != nil {
+		return err
+	}
+	c := content{in: in}
+	if s.Idle > 0 {
+		c.conn = conn
+	}
+	id, err := s.submit(r, &c)
+	if err := c.rest(); err != nil {
+		return err
+	}
+	if errors.Is(c.err, errCancelled) {
+		err = submit.Refuse(submit.ExitTemporary, cancelled, "%w", errCancelled)
+	}
+	return s.answer(conn, id, err)
+}
+
+// A pause is the time between two messages, in which a server that is told to end can do so.
+type pause struct {
+	conn Conn
+	idle time.Duration // until it is over; 0 means any time
+
+	mu   sync.Mutex
+	on   bool
+	told bool // to end
+}
+
+func (p *pause) begin() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.on = true
+	return p.wait()
+}
+
+// end has the client send its request in the time that a pause may have.
+func (p *pause) end() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.on = false
+	return p.wait()
+}
+
+// stop ends a pause. It may be called at any time.
+func (p *pause) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.told = true; p.on {
+		_ = p.wait() // a connection without deadlines ends with its process
+	}
+}
+
+func (p *pause) stopped() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.told
+}
+
+func (p *pause) wait() error {
+	switch {
+	case p.told && p.on:
+		return p.conn.SetReadDeadline(time.Now().Add(graceTime))
+	case p.idle > 0:
+		return p.conn.SetReadDeadline(time.Now().Add(p.idle))
+	}
+	return nil
 }
 
 // submit completes a submission, and has it taken.
@@ -177,6 +247,7 @@ func readLine(in *bufio.Reader) ([]byte, error) {
 // A content is a message that comes in chunks.
 type content struct {
 	in   *bufio.Reader
+	conn Conn  // whose deadline is moved; nil if it has none
 	left int64 // of the chunk at hand
 	err  error
 }
@@ -200,6 +271,11 @@ func (c *content) Read(p []byte) (int, error) {
 
 // next reads the length of a chunk.
 func (c *content) next() {
+	if c.conn != nil {
+		if c.err = c.conn.SetReadDeadline(time.Now().Add(contentTimeout)); c.err != nil {
+			return
+		}
+	}
 	line, err := readLine(c.in)
 	if err != nil {
 		c.err = err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -57,10 +58,34 @@ func PeerUID(conn syscall.Conn) (uid int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	var cred *unix.Ucred
-	errControl := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	errControl := raw.Control(func(fd uintptr) { uid, err = PeerOf(int(fd)) })
 	if err := errors.Join(errControl, err); err != nil {
 		return -1, fmt.Errorf("who is at the other end: %w", err)
 	}
+	return uid, nil
+}
+
+// PeerOf is PeerUID for a descriptor.
+func PeerOf(fd int) (uid int, err error) {
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return -1, os.NewSyscallError("getsockopt", err)
+	}
+	if cred.Uid == overflow && inUserNamespace() {
+		return -1, ErrOutside
+	}
 	return int(cred.Uid), nil
+}
+
+// ErrOutside is the error for a peer who has no user ID in our user namespace: he could be anybody.
+var ErrOutside = errors.New("a user from outside our user namespace")
+
+// overflow is the user ID that user_namespaces(7) gives to those that are not mapped. Elsewhere it is that of nobody, who
+// is somebody.
+const overflow = 65534
+
+// inUserNamespace reports whether there are users outside of ours.
+func inUserNamespace() bool {
+	mapping, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(mapping)), " ") != "0 0 4294967295"
 }

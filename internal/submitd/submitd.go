@@ -158,7 +158,8 @@ var fields = []field{
 	text("name", func(r *Request) string { return r.FullName }, func(r *Request, value string) error { r.FullName = value; return nil }),
 	text("protocol", func(r *Request) string { return r.Protocol }, func(r *Request, value string) error {
 		r.Protocol = value
-		if strings.Trim(value, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") != "" {
+		const longest = 20 // of those that are registered, UTF8LMTPSA
+		if len(value) > longest || strings.Trim(value, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") != "" {
 			return errValue
 		}
 		return nil

@@ -1,6 +1,7 @@
 package submitd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -77,7 +78,7 @@ func (q *queue) connect(t *testing.T) net.Conn {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := q.server().Serve(server); err != nil {
+		if err := q.server().Serve(context.Background(), server); err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 		server.Close()
@@ -256,7 +257,7 @@ func (s script) SetWriteDeadline(time.Time) error { return nil }
 func serve(t *testing.T, q *queue, in string) (answers string) {
 	t.Helper()
 	var replies strings.Builder
-	_ = q.server().Serve(script{strings.NewReader(in), &replies}) // what is wrong is in the answers
+	_ = q.server().Serve(context.Background(), script{strings.NewReader(in), &replies}) // what is wrong is in the answers
 	return replies.String()
 }
 
@@ -349,6 +350,9 @@ func TestDial(t *testing.T) {
 	l.Close()
 }
 
+// pauseHere is where a client does something else for a while.
+const pauseHere = "..."
+
 // Nobody keeps a connection without a word. A message may take its time.
 func TestTimeouts(t *testing.T) {
 	for _, tt := range []struct {
@@ -358,18 +362,81 @@ func TestTimeouts(t *testing.T) {
 		{"says nothing", "", time.Minute},
 		{"stops in the request", greeting + "\nsender: <", time.Minute},
 		{"stops in the message", greeting + "\nrecipient: <bob>\n\n5\nhe", contentTimeout},
+		{"stops after some of the message", greeting + "\nrecipient: <bob>\n\n5\nhello" + pauseHere + "2\nyo", contentTimeout + contentTimeout/2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server, client := net.Pipe()
-				go io.WriteString(client, tt.say)
+				go func() {
+					for n, part := range strings.Split(tt.say, pauseHere) {
+						time.Sleep(time.Duration(n) * contentTimeout / 2)
+						io.WriteString(client, part)
+					}
+				}()
 				q := &queue{}
 				s := q.server()
 				s.Now, s.Idle = time.Now, time.Minute
 				start := time.Now()
-				err := s.Serve(server)
+				err := s.Serve(t.Context(), server)
 				if took := time.Since(start); took != tt.want || !errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Errorf("over after %v, %v; want %v", took, err, tt.want)
+				}
+				server.Close()
+				client.Close()
+			})
+		})
+	}
+}
+
+// Nothing is read of a client whose turn it is not, so he needs no memory.
+func TestTurn(t *testing.T) {
+	q := &queue{}
+	s := q.server()
+	turns := 0
+	s.Turn = func(serve func() error) error {
+		if turns++; turns > 1 {
+			return submit.Refuse(75, mail.EnhancedCode{4, 3, 2}, "too many")
+		}
+		return serve()
+	}
+	var answers strings.Builder
+	err := s.Serve(t.Context(), script{strings.NewReader(wire(t) + wire(t) + wire(t)), &answers})
+	if first, second, _ := strings.Cut(answers.String(), "\n"); !strings.HasPrefix(first, "0 ") || second != "75 4.3.2 - too many\n" || len(q.contents) != 1 || err == nil {
+		t.Errorf("%d messages were taken, %v; answers %q", len(q.contents), err, answers.String())
+	}
+}
+
+// Told to end, a server waits for the message under way, and for no other.
+func TestStop(t *testing.T) {
+	whole := wire(t)
+	for _, tt := range []struct {
+		name, before, after string
+		messages            int
+		want                time.Duration
+	}{
+		{"without a word", "", "", 0, graceTime},
+		{"after a message", whole, "", 1, graceTime},
+		{"at a request that is on its way", whole, whole, 2, graceTime},
+		{"in a request", whole[:40], whole[40:], 1, graceTime},
+		{"in a message", whole[:len(whole)-3], whole[len(whole)-3:], 1, graceTime},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server, client := net.Pipe()
+				go io.Copy(io.Discard, client)
+				q := &queue{}
+				s := q.server()
+				s.Idle = time.Minute
+				ctx, stop := context.WithCancel(t.Context())
+				ended := make(chan error)
+				go func() { ended <- s.Serve(ctx, server) }()
+				io.WriteString(client, tt.before)
+				synctest.Wait()
+				start := time.Now()
+				stop()
+				io.WriteString(client, tt.after)
+				if err := <-ended; err != nil || len(q.contents) != tt.messages || time.Since(start) != tt.want {
+					t.Errorf("over after %v with %d messages, %v; want %v, %d", time.Since(start), len(q.contents), err, tt.want, tt.messages)
 				}
 				server.Close()
 				client.Close()

@@ -111,7 +111,11 @@ func (d *Dir) Create(env *mail.Envelope) (*Writer, error) {
 	if err := retry(func() error { return unix.Flock(int(w.f.Fd()), unix.LOCK_EX) }); err != nil {
 		return nil, errors.Join(w.error("lock", err), w.Abort())
 	}
-	w.emit(appendEnvelope(nil, env))
+	text := appendEnvelope(nil, env)
+	if len(text) > maxEnvelope {
+		return nil, errors.Join(fmt.Errorf("%w: %d octets, at most %d are allowed", ErrEnvelope, len(text), maxEnvelope), w.Abort())
+	}
+	w.emit(text)
 	return w, nil
 }
 

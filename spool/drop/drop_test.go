@@ -379,3 +379,27 @@ func FuzzTrailer(f *testing.F) {
 		}
 	})
 }
+
+// What no reader takes is no message.
+func TestEnvelopeThatIsTooLong(t *testing.T) {
+	d := open(t)
+	env := submission(t)
+	env.Recipients = nil
+	to := mail.Recipient{Path: parse(t, strings.Repeat("x", 1000)+"@example.net")}
+	line := len(to.AppendText([]byte("recipient: "))) + 1
+	for range (maxEnvelope - len(appendEnvelope(nil, env))) / line {
+		env.Recipients = append(env.Recipients, to)
+	}
+	f, err := d.Read(string(write(t, d, env, "x\r\n", mail.Facts{})))
+	if err != nil || len(f.Recipients) != len(env.Recipients) {
+		t.Fatalf("an envelope as long as may be: %v", err)
+	}
+	f.Close()
+	env.Recipients = append(env.Recipients, to)
+	if _, err := d.Create(env); !errors.Is(err, ErrEnvelope) {
+		t.Errorf("Create: %v", err)
+	}
+	if ids, others, err := d.Names(); len(ids) != 1 || len(others) > 0 {
+		t.Errorf("left are %v and %v, %v", ids, others, err)
+	}
+}

@@ -22,6 +22,7 @@ const (
 var (
 	ErrIncomplete = errors.New("incomplete message file")
 	ErrNewer      = errors.New("message file of a newer version of postrider")
+	ErrEnvelope   = errors.New("envelope too long")
 )
 
 // appendEnvelope writes the text that stands before the content, up to and with the blank line.
