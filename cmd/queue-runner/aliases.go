@@ -61,12 +61,15 @@ func deliversLocally(cfg *config.Config) bool {
 			return false
 		}
 		hop, err := table.NextHop(mail.NullSender, rcpt, 0)
-		if err != nil || cfg.Transports[hop.Transport].Scheme != "maildir" {
+		if err != nil || !isMailbox(cfg.Transports[hop.Transport]) {
 			return false
 		}
 	}
 	return len(cfg.LocalDomains) > 0
 }
+
+// isMailbox reports whether mail for a transport stays on this host.
+func isMailbox(t config.Transport) bool { return t.Scheme == "maildir" || t.Scheme == "mbox" }
 
 // concerns reports whether an address has to be looked up.
 func (l *lookup) concerns(rcpt mail.Path) bool {

@@ -203,6 +203,8 @@ func transportWords(t config.Transport) string {
 	switch t.Scheme {
 	case "maildir":
 		return "Maildir " + t.Path
+	case "mbox":
+		return "mbox file " + t.Path
 	case "discard":
 		return "thrown away, as if it had been delivered"
 	case "fail":

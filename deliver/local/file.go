@@ -1,7 +1,6 @@
 package local
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -14,9 +13,6 @@ import (
 	"github.com/postrider/postrider/internal/mail"
 	"golang.org/x/sys/unix"
 )
-
-// bufferSize is how much is read at once: most messages are written in one go.
-const bufferSize = 64 << 10
 
 // hashDigits is the length of the hash in a file name.
 const hashDigits = 16
@@ -75,67 +71,8 @@ func fileName(m *mail.Message, n int, hash uint64) string {
 func write(f *os.File, m *mail.Message, n int, buf []byte) (uint64, error) {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%s %d\n", m.QueueID, n)
-	w := io.MultiWriter(f, sum)
-	content := io.NewSectionReader(m.Content, 0, m.Size)
-	r := &lineReader{r: content}
-	used := copy(buf, "Return-Path: "+m.Sender.String()+"\nDelivered-To: "+m.Recipients[n].Path.Address()+"\n")
-	for {
-		got, err := r.Read(buf[used:])
-		if _, err := w.Write(buf[:used+got]); err != nil {
-			return 0, err
-		}
-		used = 0
-		if at, _ := content.Seek(0, io.SeekCurrent); err == io.EOF && at < m.Size {
-			err = io.ErrUnexpectedEOF // the file has become shorter: this is not the message
-		}
-		if err == io.EOF {
-			return binary.BigEndian.Uint64(sum.Sum(nil)), nil
-		}
-		if err != nil {
-			return 0, &contentError{err}
-		}
+	if err := copyMessage(io.MultiWriter(f, sum), heading(m, n), m, buf); err != nil {
+		return 0, err
 	}
-}
-
-// A lineReader reads lines that end in LF where r has CRLF.
-type lineReader struct {
-	r  io.Reader
-	cr bool // a CR has been read, and held back for what follows it
-}
-
-func (l *lineReader) Read(p []byte) (int, error) {
-	used := 0
-	if l.cr {
-		p[0], used, l.cr = '\r', 1, false
-	}
-	n, err := l.r.Read(p[used:])
-	n += used
-	if err == nil && n > 0 && p[n-1] == '\r' {
-		l.cr = true
-		n--
-	}
-	return dropCR(p[:n]), err
-}
-
-// dropCR removes from p, in place, each CR before an LF, and returns how many octets are left.
-func dropCR(p []byte) int {
-	out := bytes.IndexByte(p, '\r')
-	if out < 0 {
-		return len(p)
-	}
-	for in := out; in < len(p); {
-		if in+1 == len(p) || p[in+1] != '\n' {
-			p[out] = '\r'
-			out++
-		}
-		in++
-		run := bytes.IndexByte(p[in:], '\r')
-		if run < 0 {
-			run = len(p) - in
-		}
-		copy(p[out:], p[in:in+run])
-		out += run
-		in += run
-	}
-	return out
+	return binary.BigEndian.Uint64(sum.Sum(nil)), nil
 }

@@ -1,4 +1,4 @@
-// Package local delivers into mailboxes on this machine: Maildirs, so far.
+// Package local delivers on this machine: into Maildirs and mbox files.
 //
 // A Maildir delivery is exactly once, whatever is killed or loses power in between. The name of the file follows from
 // the message and the recipient alone, so that a second attempt meets what the first one left behind:
@@ -12,6 +12,16 @@
 //
 // The content is synced before the name appears in new/, so a name is proof of a complete file. A message that the
 // reader has deleted between two attempts of ours is delivered again: nothing is left to tell us.
+//
+// In an mbox file, which has no names, an earlier attempt that was killed is known by what it wrote:
+//
+//	state                 the file ends in                   a second attempt
+//	being written         a part of the message              cuts it off, and writes the message
+//	written, synced       the message                        finds it: delivered, once the file is synced
+//	others have appended  the message, and theirs            finds it in the last megabyte: delivered
+//
+// If the reader has changed the message since, or more than that has come after it, it is delivered again. A dot lock that
+// a killed attempt has left is removed by the next one.
 package local
 
 import (
@@ -90,27 +100,17 @@ func (d *Maildir) deliver(m *mail.Message, n int) mail.Result {
 	err := d.dirs.deliver(m, n, d.buf)
 	switch {
 	case err == nil:
-		return d.delivered("delivered to the maildir")
+		return d.from(delivered("delivered to the maildir"))
 	case errors.Is(err, errDelivered):
-		return d.delivered("delivered to the maildir by an earlier attempt")
+		return d.from(delivered("delivered to the maildir by an earlier attempt"))
 	}
 	return d.failure(err)
-}
-
-func (d *Maildir) delivered(text string) mail.Result {
-	return d.from(mail.Result{Action: mail.Delivered, Reply: mail.Reply{Enhanced: mail.EnhancedCode{2, 1, 5}, Text: text}})
 }
 
 func (d *Maildir) from(r mail.Result) mail.Result {
 	r.Relay = "maildir:" + d.Dir
 	return r
 }
-
-// A contentError is trouble with reading the message, which is no fault of the Maildir.
-type contentError struct{ err error }
-
-func (e *contentError) Error() string { return "read message: " + e.err.Error() }
-func (e *contentError) Unwrap() error { return e.err }
 
 // failure returns the deferral for an error. Nothing that goes wrong here is the sender's fault, so nothing bounces.
 func (d *Maildir) failure(err error) mail.Result {

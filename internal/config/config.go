@@ -88,12 +88,12 @@ type Retry struct {
 // A Transport is a way to hand mail over.
 type Transport struct {
 	Name         string
-	Scheme       string // smtp, submission, submissions, maildir, discard, fail
+	Scheme       string // smtp, submission, submissions, maildir, mbox, discard, fail
 	Host         string // for the SMTP schemes: name or address, IPv6 without brackets
 	Port         int    // likewise, with the scheme's default filled in
 	User         string // login; "" for none
 	PasswordFile string // of the login
-	Path         string // for maildir
+	Path         string // for maildir and mbox
 	TLS          string // for the SMTP schemes: TLSNone, TLSMay or TLSVerify
 	Concurrency  int    // sessions at once
 	CAFile       string // trusted certificates besides the system's; "" for none

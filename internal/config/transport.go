@@ -39,6 +39,7 @@ var schemes = []scheme{
 	{name: "submission", form: overNetwork, port: 587, tls: []string{TLSVerify, TLSMay, TLSNone}, concurrency: 3, login: true},
 	{name: "submissions", form: overNetwork, port: 465, tls: []string{TLSVerify, TLSMay}, concurrency: 3, login: true},
 	{name: "maildir", form: toPath, concurrency: 4},
+	{name: "mbox", form: toPath, concurrency: 1},
 	{name: "discard", form: alone, concurrency: 1},
 	{name: "fail", form: alone, concurrency: 1, text: "mail to this address is not sent from this host"},
 }

@@ -1,5 +1,5 @@
-// Command deliver delivers one message to two recipients in the Maildir that is its argument, for the crash tests. It
-// exits with 0 if both are delivered.
+// Command deliver delivers one message to two recipients, for the crash tests: "maildir" or "mbox" and the path are its
+// arguments. It exits with 0 if both are delivered.
 package main
 
 import (
@@ -25,7 +25,10 @@ func main() {
 		}
 		m.Recipients = append(m.Recipients, mail.Recipient{Path: p})
 	}
-	d := &local.Maildir{Dir: os.Args[1]}
+	var d session = &local.Maildir{Dir: os.Args[2]}
+	if os.Args[1] == "mbox" {
+		d = &local.Session{One: local.Mbox{Path: os.Args[2], Owner: os.Geteuid()}.Deliver}
+	}
 	status := 0
 	for _, r := range d.Deliver(context.Background(), m, []int{0, 1}) {
 		if r.Action != mail.Delivered {
@@ -35,4 +38,9 @@ func main() {
 	}
 	d.Close()
 	os.Exit(status)
+}
+
+type session interface {
+	Deliver(ctx context.Context, m *mail.Message, recipients []int) []mail.Result
+	Close()
 }
