@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/postrider/postrider/deliver/dsn"
@@ -61,6 +62,15 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 		r := st.Dispositions[i].Result
 		return r.Action == mail.Delayed && r.Scope < mail.OfHost && c.Recipients[i].Attempts == noticeAttempt
 	})
+	if m.Sender.IsNull() && slices.ContainsFunc(st.Dispositions, func(d spool.Disposition) bool { return d.Result.Action == mail.Failed }) {
+		e.lines = append(e.lines, fmt.Sprintf("%s: nobody is told of the non-delivery: the sender is null", m.QueueID))
+	}
+	for _, success := range []mail.Action{mail.Delivered, mail.Relayed, mail.Expanded} {
+		k.report(&e, m, success, func(i int) bool {
+			r := st.Dispositions[i].Result
+			return r.Action == success && !r.Notifies
+		})
+	}
 	var lines []string
 	for _, d := range st.Dispositions {
 		lines = append(lines, k.line(m, d))
@@ -70,7 +80,7 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 }
 
 // report tells the sender about the recipients of a settlement for which about is true, in one message. If it cannot be
-// written, nobody is given up: the recipients stay, and are tried again.
+// written, nobody is given up: the recipients stay, and are tried again. What has arrived is not sent again for it.
 func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(i int) bool) {
 	var told []int
 	for i, d := range e.settlement.Dispositions {
@@ -85,6 +95,9 @@ func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(
 	if err != nil {
 		e.lines = append(e.lines, fmt.Sprintf("%s: cannot write a report to the sender: %v", m.QueueID, err))
 		for _, i := range told {
+			if isSuccess(action) {
+				break
+			}
 			r := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "cannot write a report to the sender: %v", err)
 			e.settlement.Dispositions[i].Result = r
 		}
@@ -92,11 +105,16 @@ func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(
 	}
 	e.settlement.Children = append(e.settlement.Children, t)
 	what := "non-delivery"
-	if action == mail.Delayed {
+	switch {
+	case action == mail.Delayed:
 		what = "delay"
+	case isSuccess(action):
+		what = "success"
 	}
 	e.lines = append(e.lines, fmt.Sprintf("%s: sender notified of %s: %s", m.QueueID, what, t.ID))
 }
+
+func isSuccess(a mail.Action) bool { return a != mail.Failed && a != mail.Delayed }
 
 // writeReport makes the report durable.
 func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Action, told []int) (spool.Taken, error) {

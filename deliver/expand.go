@@ -112,9 +112,10 @@ func expansionResult(child mail.ID, x expanded, err error) mail.Result {
 	if len(to) > shown {
 		to = append(to[:shown], fmt.Sprintf("and %d more", len(to)-shown))
 	}
-	return mail.Result{Action: mail.Expanded, Relay: "aliases", Reply: mail.Reply{
-		Enhanced: mail.EnhancedCode{2, 0, 0}, Text: fmt.Sprintf("to %s as %s", strings.Join(to, " "), child),
-	}}
+	return mail.Result{
+		Action: mail.Expanded, Relay: "aliases", Notifies: len(x.Targets) == 1,
+		Reply: mail.Reply{Enhanced: mail.EnhancedCode{2, 0, 0}, Text: fmt.Sprintf("to %s as %s", strings.Join(to, " "), child)},
+	}
 }
 
 // copyTo makes the message that takes the place of some recipients.

@@ -297,6 +297,7 @@ func TestNullSenderIsNeverAnswered(t *testing.T) {
 	w.pass()
 	w.want("waiting", w.waiting(), []string(nil))
 	w.want("log", w.logged("status=bounced"), 1)
+	w.want("log of what nobody is told", w.logged("nobody is told of the non-delivery"), 1)
 }
 
 func TestDeadNextHopCostsOneConnection(t *testing.T) {

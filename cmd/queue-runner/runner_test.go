@@ -54,7 +54,10 @@ func newWorld(t *testing.T, settings string) *world {
 func relayTo(s *smtptest.Server) string { return fmt.Sprintf("relay = \"smtp://%s\"\n", s.Addr()) }
 
 // submit drops a message as sendmail does.
-func (w *world) submit(rcpts ...string) mail.ID {
+func (w *world) submit(rcpts ...string) mail.ID { return w.submitNotify(0, rcpts...) }
+
+// submitNotify is submit with what its sender wants to hear of.
+func (w *world) submitNotify(notify mail.Notify, rcpts ...string) mail.ID {
 	w.t.Helper()
 	d, err := drop.Open(filepath.Join(w.dir, "drop"))
 	if err != nil {
@@ -71,7 +74,7 @@ func (w *world) submit(rcpts ...string) mail.ID {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		env.Recipients = append(env.Recipients, mail.Recipient{Path: p})
+		env.Recipients = append(env.Recipients, mail.Recipient{Path: p, Notify: notify})
 	}
 	f, err := d.Create(env)
 	if err != nil {

@@ -39,11 +39,13 @@ const (
 	adviseOther = "If you cannot tell from this what is wrong, show this report to the administrator of {host}."
 )
 
-// advice says what the sender can do. It is silent about a delay, where there is nothing to do, unless somebody can
-// help it on.
+// advice says what the sender can do. It is silent about success, and about a delay, where there is nothing to do, unless
+// somebody can help it on.
 func advice(r *Report, result *mail.Result) string {
 	text := adviceText(result)
-	if r.Action == mail.Delayed {
+	switch r.Action {
+	case mail.Failed:
+	case mail.Delayed:
 		switch text {
 		case adviseLogin, adviseTLS:
 		case adviseFull:
@@ -51,6 +53,8 @@ func advice(r *Report, result *mail.Result) string {
 		default:
 			return ""
 		}
+	default:
+		return ""
 	}
 	return strings.ReplaceAll(text, "{host}", r.ReportingMTA)
 }

@@ -17,7 +17,7 @@ import (
 
 // A Report says what became of some recipients of one message. All of them had the same outcome, Action.
 type Report struct {
-	Action       mail.Action // mail.Failed or mail.Delayed
+	Action       mail.Action // any
 	ReportingMTA string      // our host name
 	Now          time.Time   // date of the report; its location is the one in which times are shown
 	ID           mail.ID     // queue ID of the report itself
@@ -54,7 +54,7 @@ func Wanted(action mail.Action, sender mail.Path, r mail.Recipient) bool {
 		return r.Notify.WantsFailure()
 	case mail.Delayed:
 		return r.Notify.WantsDelay()
-	default: // Delivered and Relayed: only who asks is told (RFC 3461 section 5.2).
+	default: // success: only who asks is told (RFC 3461 section 5.2)
 		return r.Notify&mail.NotifySuccess != 0
 	}
 }
@@ -109,10 +109,19 @@ func (r *Report) subject(orig *original) string {
 	if what == "" {
 		what = "your message to " + clean(r.Recipients[0].Path.Address())
 	}
-	if r.Action == mail.Delayed {
-		return "Not delivered yet: " + what
-	}
-	return "Not delivered: " + what
+	return words[r.Action].subject + ": " + what
+}
+
+// words are how a report speaks of an outcome.
+var words = map[mail.Action]struct {
+	subject string
+	message string // what became of the message
+}{
+	mail.Failed:    {"Not delivered", "could not be delivered to:"},
+	mail.Delayed:   {"Not delivered yet", "has not been delivered yet to:"},
+	mail.Delivered: {"Delivered", "was delivered to:"},
+	mail.Relayed:   {"Passed on", "was passed on, to a server that will not say when it has arrived, for:"},
+	mail.Expanded:  {"Passed on", "was sent on to those for whom these addresses stand:"},
 }
 
 // global reports whether the report has the types of RFC 6533, with UTF-8 in all parts. Only a report to an address

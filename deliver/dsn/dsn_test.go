@@ -112,6 +112,14 @@ func TestGolden(t *testing.T) {
 		report func(t *testing.T) *Report
 	}{
 		{"unknown-address", func(t *testing.T) *Report { return report(t, unknownUser()) }},
+		{"passed-on", func(t *testing.T) *Report {
+			return report(t, remote(mail.Relayed, mail.OfRecipient, 250, mail.EnhancedCode{2, 0, 0}, "queued as 7F3"))
+		}},
+		{"delivered", func(t *testing.T) *Report {
+			r := report(t, mail.Result{Action: mail.Delivered, Relay: "maildir:/home/bruno/Maildir", Reply: mail.Reply{Enhanced: mail.EnhancedCode{2, 0, 0}, Text: "delivered to maildir"}})
+			r.Original.Return = mail.ReturnFull
+			return r
+		}},
 		{"one-refused-one-expired", func(t *testing.T) *Report {
 			r := report(t, unknownUser())
 			r.Original.ID = "job+3D77"

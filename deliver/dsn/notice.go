@@ -36,15 +36,13 @@ func (r *Report) writeNotice(w io.Writer, o *original) error {
 	} else {
 		t.para("", "Your message of "+r.date(r.Original.Arrival)+", which has no subject,")
 	}
-	if r.Action == mail.Delayed {
-		t.para("", "has not been delivered yet to:")
-	} else {
-		t.para("", "could not be delivered to:")
-	}
+	t.para("", words[r.Action].message)
 	for _, group := range r.groups() {
 		r.writeGroup(t, group)
 	}
-	t.para("", r.outlook())
+	if next := r.outlook(); next != "" {
+		t.para("", next)
+	}
 	t.para("", "The details for mail administrators follow, then "+returnedWords(o)+". The queue ID was "+string(r.Original.QueueID)+".")
 	return t.w.Flush()
 }
@@ -56,9 +54,13 @@ func returnedWords(o *original) string {
 	return "the header of your message"
 }
 
-// outlook says what comes next.
+// outlook says what comes next; "" if nothing does.
 func (r *Report) outlook() string {
 	switch {
+	case r.Action == mail.Delivered:
+		return ""
+	case r.Action == mail.Relayed || r.Action == mail.Expanded:
+		return "You asked to be told of this. There will be no further report if it arrives."
 	case r.Action != mail.Delayed && len(r.Recipients) == 1:
 		return "Nothing more will be tried for this address. Recipients who are not named here are not affected."
 	case r.Action != mail.Delayed:
@@ -102,6 +104,9 @@ func (r *Report) writeGroup(t *textWriter, group []*Recipient) {
 	}
 	t.end()
 	result := &group[0].Result
+	if !r.hasReason(result) {
+		return
+	}
 	t.para("    ", r.tried(group[0])+said(result))
 	if result.Reply != (mail.Reply{}) {
 		for line := range strings.SplitSeq(reason(result.Reply), "\n") {
@@ -112,6 +117,11 @@ func (r *Report) writeGroup(t *textWriter, group []*Recipient) {
 	if a := advice(r, result); a != "" {
 		t.para("    ", a)
 	}
+}
+
+// hasReason reports whether there is more to say than what became of the message: of success, only a server's words.
+func (r *Report) hasReason(result *mail.Result) bool {
+	return result.Remote || r.Action == mail.Failed || r.Action == mail.Delayed
 }
 
 // formerly names the address that the sender wrote, if it became another one on the way.

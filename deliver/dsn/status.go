@@ -60,7 +60,7 @@ func (r *Report) recipientFields(f *fieldWriter, rcpt *Recipient) {
 	if host := remoteMTA(rcpt.Result.Relay); host != "" {
 		f.field("Remote-MTA", "dns; "+host)
 	}
-	if text := rcpt.Result.Reply.String(); text != "" {
+	if text := rcpt.Result.Reply.String(); text != "" && r.hasReason(&rcpt.Result) {
 		kind := "x-postrider; "
 		if rcpt.Result.Remote {
 			kind = "smtp; "

@@ -104,7 +104,7 @@ func TestDeliver(t *testing.T) {
 	want := mail.Result{
 		Action: mail.Relayed, Remote: true,
 		Reply: mail.Reply{Code: 250, Enhanced: mail.EnhancedCode{2, 0, 0}, Text: "taken"},
-		Relay: "127.0.0.1[127.0.0.1]:" + strconv.Itoa(srv.Port()),
+		Relay: "127.0.0.1[127.0.0.1]:" + strconv.Itoa(srv.Port()), Notifies: true,
 	}
 	if len(results) != 1 || results[0] != want {
 		t.Errorf("Deliver = %+v, want %+v", results, want)

@@ -289,6 +289,7 @@ func (t *transaction) final() *mail.Result {
 	}
 	t.clean = true
 	done := t.said(mail.Relayed, mail.OfRecipient, reply)
+	done.Notifies = t.ext.dsn
 	for _, slot := range t.accepted {
 		t.decide(slot, done)
 	}

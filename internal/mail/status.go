@@ -93,6 +93,10 @@ type Result struct {
 	Remote bool   // Reply came over the wire from Relay: a Diagnostic-Code of type smtp
 	TLS    string // "TLS1.3 verified", "TLS1.3 unverified"; "" in clear
 
+	// Notifies says that the sender will hear of success from whoever has the message now, if he wants to (RFC 3461
+	// section 5.2.1).
+	Notifies bool
+
 	// Elsewhere says that another host of the same next hop may be asked at once: this one cannot have the message, and
 	// its opinion of it need not be that of all.
 	Elsewhere bool
