@@ -28,6 +28,8 @@ const (
 	shareOfOne = 4
 	// maxMessages is how many messages of one client are received at once. Each may need memory for its header.
 	maxMessages = 16
+	// atOnce is how many messages of one session are committed at the same time, if the client sends them so.
+	atOnce = 8
 	// messageWait is how long a client waits for his turn.
 	messageWait = time.Minute
 	// idleTimeout is how long a client may keep the submission socket without a message.
@@ -46,7 +48,8 @@ type intake struct {
 	clients  *shares
 	messages *shares
 	taken    atomic.Int64 // messages
-	wake     func()       // called after each; nil if there is nobody to be told
+	wake     func()       // called after each, one at a time; nil if there is nobody to be told
+	waking   sync.Mutex
 }
 
 // newIntake opens the spool. service says that who started us did so for the whole machine, whoever we are.
@@ -182,7 +185,14 @@ func (in *intake) submission(ctx context.Context, conn submitd.Conn, who client)
 		return tell(conn, "77 5.7.1 - this is the queue of user %d, for his own mail\n", os.Geteuid())
 	}
 	s := submitd.Server{
-		UID: who.uid, Author: who.author, Idle: idleTimeout, Now: drop.Now, Submit: in.take,
+		UID: who.uid, Author: who.author, Idle: idleTimeout, Now: drop.Now,
+		Submit: func(s submit.Submission) (mail.ID, error) {
+			p, err := in.host.Receive(in.dir, s)
+			if err != nil {
+				return "", err
+			}
+			return in.commit(p)
+		},
 		Turn: func(serve func() error) error {
 			if !in.messages.take(ctx, who.key(), messageWait) {
 				return errTooMany
@@ -206,36 +216,56 @@ func (in *intake) smtp(ctx context.Context, conn smtpd.Conn, who client) error {
 // session has a session of SMTP.
 func (in *intake) session(ctx context.Context, conn smtpd.Conn, who client, pipe bool) error {
 	return smtpd.Serve(ctx, conn, smtpd.Options{
-		Hostname: in.host.Name, MaxSize: in.host.MaxSize, Client: who.literal(), Pipe: pipe, Now: time.Now,
-		Submit: func(s submit.Submission) (mail.ID, error) {
+		Hostname: in.host.Name, MaxSize: in.host.MaxSize, Client: who.literal(), Pipe: pipe, AtOnce: atOnce, Now: time.Now,
+		Submit: func(s submit.Submission) (smtpd.Pending, error) {
 			if !in.messages.take(ctx, who.key(), messageWait) {
-				return "", errTooMany
+				return nil, errTooMany
 			}
-			defer in.messages.give(who.key())
 			s.Arrival, s.Submitter, s.Author = drop.Now(), who.uid, who.author
-			id, err := in.take(s)
-			if err == nil && who.uid < 0 {
-				in.logf("%s: client=%s, protocol=%s", id, s.Client, s.Protocol)
+			p, err := in.host.Receive(in.dir, s)
+			if err != nil {
+				in.messages.give(who.key())
+				return nil, err
 			}
-			return id, err
+			return &received{p, in, who, s}, nil
 		},
 	})
 }
 
+// A received is a message of a session, which takes its turn until it is in the queue.
+type received struct {
+	*submit.Pending
+	in  *intake
+	who client
+	s   submit.Submission
+}
+
+func (r *received) Commit() (mail.ID, error) {
+	defer r.in.messages.give(r.who.key())
+	id, err := r.in.commit(r.Pending)
+	if err == nil && r.who.uid < 0 {
+		r.in.logf("%s: client=%s, protocol=%s", id, r.s.Client, r.s.Protocol)
+	}
+	return id, err
+}
+
+func (r *received) Abort() error {
+	defer r.in.messages.give(r.who.key())
+	return r.Pending.Abort()
+}
+
 var errTooMany = submit.Refuse(submit.ExitTemporary, mail.EnhancedCode{4, 3, 2}, "too many messages at once")
 
-// take has a message written into the spool.
-func (in *intake) take(s submit.Submission) (mail.ID, error) {
-	p, err := in.host.Receive(in.dir, s)
-	if err != nil {
-		return "", err
-	}
+// commit puts a message into the queue, and tells who waits for one.
+func (in *intake) commit(p *submit.Pending) (mail.ID, error) {
 	id, err := p.Commit()
 	if err != nil {
 		return "", err
 	}
 	in.taken.Add(1)
 	if in.wake != nil {
+		in.waking.Lock()
+		defer in.waking.Unlock()
 		in.wake()
 	}
 	return id, nil

@@ -122,11 +122,12 @@ func smtpOnStdin(cfg *config.Config, how speaking, stderr io.Writer) error {
 			return err
 		}
 		c := submitd.NewClient(submitd.Patient{ReadWriter: conn})
-		o.Submit = func(s submit.Submission) (mail.ID, error) { return send(c, s) }
+		o.Submit = func(s submit.Submission) (smtpd.Pending, error) { return c.Receive(submitd.Request{Submission: s}) }
 		return converse(o)
 	}
 	if drop.Check(filepath.Join(cfg.Spool, "drop")) != nil && submitd.May(cfg.Spool) {
-		o.Submit = func(s submit.Submission) (mail.ID, error) { return sendBySocket(cfg.Spool, s) }
+		o.Submit = func(s submit.Submission) (smtpd.Pending, error) { return handOver(cfg.Spool, s) }
+		o.AtOnce = atOnce
 		return converse(o)
 	}
 	in, err := openIntake(cfg, true, stderr)
@@ -177,23 +178,33 @@ func converse(o smtpd.Options) error {
 	return smtpd.Serve(context.Background(), &stdio{}, o)
 }
 
-// send hands a message to the program at the other end of a connection.
-func send(c *submitd.Client, s submit.Submission) (mail.ID, error) {
-	p, err := c.Receive(submitd.Request{Submission: s})
-	if err != nil {
-		return "", err
-	}
-	return p.Commit()
-}
-
-// sendBySocket hands a message to the server of a spool. A connection for each: a session may last, and wait, for hours.
-func sendBySocket(spool string, s submit.Submission) (mail.ID, error) {
+// handOver hands a message to the server of a spool. A connection for each: a session may last, and wait, for hours.
+func handOver(spool string, s submit.Submission) (smtpd.Pending, error) {
 	conn, err := submitd.Dial(spool)
 	if err != nil {
-		return "", submit.NotQueued(err)
+		return nil, submit.NotQueued(err)
 	}
-	defer conn.Close() // whatever was sent has been answered
-	return send(submitd.NewClient(conn), s)
+	p, err := submitd.NewClient(conn).Receive(submitd.Request{Submission: s})
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return &handedOver{p, conn}, nil
+}
+
+// A handedOver is a message with a connection of its own, which ends with it.
+type handedOver struct {
+	*submitd.Pending
+	conn *os.File
+}
+
+func (h *handedOver) Commit() (mail.ID, error) {
+	defer h.conn.Close() // whatever was sent has been answered
+	return h.Pending.Commit()
+}
+
+func (h *handedOver) Abort() error {
+	defer h.conn.Close()
+	return h.Pending.Abort()
 }
 
 // atStdin returns who is at standard input: whoever connected it, if it is a connection to a server's address, and

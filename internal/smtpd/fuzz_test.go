@@ -37,15 +37,11 @@ func FuzzServe(f *testing.F) {
 		at := min(cut, uint(len(in)))
 		client := &script{Reader: io.MultiReader(strings.NewReader(in[:at]), strings.NewReader(in[at:]))}
 		_ = Serve(context.Background(), client, Options{
-			Hostname: "here.example", MaxSize: host.MaxSize, Pipe: pipe, Now: drop.Now,
-			Submit: func(s submit.Submission) (mail.ID, error) {
+			Hostname: "here.example", MaxSize: host.MaxSize, Pipe: pipe, AtOnce: 4, Now: drop.Now,
+			Submit: func(s submit.Submission) (Pending, error) {
 				s.Arrival = drop.Now()
 				s.Author = func() submit.Author { return submit.Author{Login: "ann"} }
-				p, err := host.Receive(dir, s)
-				if err != nil {
-					return "", err
-				}
-				return p.Commit()
+				return host.Receive(dir, s)
 			},
 		})
 		replies := client.String()

@@ -15,9 +15,10 @@ import (
 // many at once as the client has sent commands at once (RFC 2920 section 3.2).
 type input struct {
 	*bufio.Reader
-	conn Conn
-	out  *bufio.Writer
-	now  func() time.Time
+	conn  Conn
+	out   *bufio.Writer
+	after []*promise // what follows what is in out, in this order
+	now   func() time.Time
 
 	mu      sync.Mutex
 	message time.Time // when the message under way has to be complete; zero if there is none
@@ -56,7 +57,57 @@ func (s sink) Write(p []byte) (int, error) {
 	return s.conn.Write(p)
 }
 
-func (in *input) flush() error { return in.out.Flush() }
+// flush sends all replies, and waits for those that are promised.
+func (in *input) flush() error {
+	in.settle(0)
+	return in.out.Flush()
+}
+
+// A promise is a reply that nobody knows yet, and the replies that come after it.
+type promise struct {
+	reply chan []byte
+	then  []byte
+}
+
+// maxThen is how much is kept of what comes after a promise.
+const maxThen = 4 << 10
+
+// promise has a reply found out while the session goes on. At most so many are found out at once.
+func (in *input) promise(reply func() []byte, atOnce int) {
+	in.settle(atOnce - 1)
+	p := &promise{reply: make(chan []byte, 1)}
+	in.after = append(in.after, p)
+	go func() { p.reply <- reply() }()
+}
+
+// settle waits until no more than so many promises are left.
+func (in *input) settle(most int) {
+	for len(in.after) > most {
+		p := in.after[0]
+		in.after = in.after[1:]
+		in.write(<-p.reply)
+		_, _ = in.out.Write(p.then)
+	}
+}
+
+// say adds a reply, which comes after all others.
+func (in *input) say(line []byte) {
+	if len(in.after) > 0 {
+		p := in.after[len(in.after)-1]
+		if len(p.then) < maxThen {
+			p.then = append(append(p.then, line...), "\r\n"...)
+			return
+		}
+		in.settle(0)
+	}
+	in.write(line)
+}
+
+// write adds a line to what is sent next. An error is kept by the writer until it is flushed.
+func (in *input) write(line []byte) {
+	_, _ = in.out.Write(line)
+	_, _ = in.out.WriteString("\r\n")
+}
 
 func (in *input) setDeadline() error {
 	in.mu.Lock()

@@ -85,18 +85,19 @@ func (c *session) over(err error) error {
 // errStop is the error of a session that has to end between two commands.
 var errStop = errors.New("we were told to end")
 
-// say writes a reply. It stands on one line, whatever the arguments are.
-func (c *session) say(format string, args ...any) {
+// say writes a reply.
+func (c *session) say(format string, args ...any) { c.in.say(oneLine(format, args...)) }
+
+// oneLine returns a reply that stands on one line, whatever the arguments are.
+func oneLine(format string, args ...any) []byte {
 	const most = 500 // RFC 5321 section 4.5.3.1.5 allows 512 octets with the line end
-	line := []byte(fmt.Sprintf(format, args...))
+	line := fmt.Appendf(nil, format, args...)
 	for i, b := range line {
 		if b < ' ' || b == 0x7f {
 			line[i] = ' '
 		}
 	}
-	// An error in writing is kept by the writer until it is flushed.
-	_, _ = c.in.out.Write(line[:min(len(line), most)])
-	_, _ = c.in.out.WriteString("\r\n")
+	return line[:min(len(line), most)]
 }
 
 // wrong answers a command that should not have been sent, so often as one has patience.
@@ -247,17 +248,36 @@ func (c *session) take(from content) error {
 	c.reset()
 	c.in.begin()
 	defer c.in.end()
-	id, err := c.o.Submit(s)
-	if done, err := from.rest(); done || err != nil {
-		return err
+	p, err := c.o.Submit(s)
+	if done, errRest := from.rest(); done || errRest != nil {
+		if err == nil {
+			errRest = errors.Join(errRest, p.Abort())
+		}
+		return errRest
 	}
 	if err != nil {
 		c.say("%s", refusal(err))
 		return nil
 	}
 	c.bad, c.idle = 0, 0
-	c.say("250 2.0.0 %s Message accepted for delivery", id)
+	c.commit(p)
 	return nil
+}
+
+// commit puts a message into the queue, and says so. What the client has sent meanwhile need not wait for that.
+func (c *session) commit(p Pending) {
+	reply := func() []byte {
+		id, err := p.Commit()
+		if err != nil {
+			return oneLine("%s", refusal(err))
+		}
+		return oneLine("250 2.0.0 %s Message accepted for delivery", id)
+	}
+	if c.o.AtOnce < 2 || c.in.Buffered() == 0 {
+		c.in.say(reply())
+		return
+	}
+	c.in.promise(reply, c.o.AtOnce)
 }
 
 // protocol returns what the with clause of a Received field says (RFC 5321 section 4.4, RFC 6531 section 4.3).

@@ -41,10 +41,21 @@ type Options struct {
 	Client string
 	// Pipe is set if the client is a program that we have at our standard input.
 	Pipe bool
-	// Submit takes a message: an envelope, the content, and the trace. When the error is nil, the message is in the
-	// queue for good; otherwise it is not there, and the error should be a *submit.Error.
-	Submit func(submit.Submission) (mail.ID, error)
+	// Submit reads a message to its end: an envelope, the content, and the trace. The error should be a *submit.Error.
+	Submit func(submit.Submission) (Pending, error)
+	// AtOnce is how many messages are committed at the same time, for a client that does not wait for our word on one
+	// before he sends the next; 0 and 1 are one after the other.
+	AtOnce int
 	Now    func() time.Time
+}
+
+// A Pending is a message that is not in the queue yet. Every Pending ends with Commit or Abort; these may be called from
+// another goroutine than Submit.
+type Pending interface {
+	// Commit puts the message into the queue, under the ID it returns. When the error is nil the message is there for
+	// good; otherwise it is not there, and the error should be a *submit.Error.
+	Commit() (mail.ID, error)
+	Abort() error
 }
 
 // Limits of what one client may ask for.

@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -8,7 +9,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -31,28 +34,40 @@ type queue struct {
 	after    int64 // refuse so many octets of content into it; 0 means at its end
 }
 
-func (q *queue) submit(s submit.Submission) (mail.ID, error) {
+func (q *queue) submit(s submit.Submission) (Pending, error) {
 	if q.after > 0 {
 		if _, err := io.CopyN(io.Discard, s.Content, q.after); err != nil {
-			return "", err
+			return nil, err
 		}
-		return "", q.refuse
+		return nil, q.refuse
 	}
 	b, err := io.ReadAll(s.Content)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if q.refuse != nil {
-		return "", q.refuse
+		return nil, q.refuse
 	}
 	m := message{sender: s.Sender.String(), content: string(b), submission: s}
 	for _, r := range s.Recipients {
 		m.recipients += string(r.AppendText(nil)) + " "
 	}
 	m.recipients = strings.TrimSuffix(m.recipients, " ")
-	q.messages = append(q.messages, m)
-	return mail.ID(fmt.Sprintf("7UU4F9BFZ%02d", len(q.messages))), nil
+	return &pending{q, m}, nil
 }
+
+// A pending is a message that the queue does not have yet.
+type pending struct {
+	q *queue
+	m message
+}
+
+func (p *pending) Commit() (mail.ID, error) {
+	p.q.messages = append(p.q.messages, p.m)
+	return mail.ID(fmt.Sprintf("7UU4F9BFZ%02d", len(p.q.messages))), nil
+}
+
+func (p *pending) Abort() error { return nil }
 
 var testTime = time.Date(2026, 11, 22, 1, 2, 3, 0, time.UTC)
 
@@ -586,6 +601,133 @@ func TestRepliesAfterAPause(t *testing.T) {
 		}
 		<-said
 	})
+}
+
+// A slow is a queue that takes its time for each message, and refuses every fifth.
+type slow struct {
+	mu       sync.Mutex
+	begun    int
+	running  int
+	most     int // at once
+	durable  map[mail.ID]bool
+	aborted  int
+	finished []mail.ID
+}
+
+type slowly struct {
+	q *slow
+	n int
+}
+
+func (q *slow) submit(s submit.Submission) (Pending, error) {
+	_, err := io.Copy(io.Discard, s.Content)
+	q.begun++
+	return &slowly{q, q.begun}, err
+}
+
+func (p *slowly) Commit() (mail.ID, error) {
+	p.q.mu.Lock()
+	p.q.running++
+	p.q.most = max(p.q.most, p.q.running)
+	p.q.mu.Unlock()
+	time.Sleep(time.Duration(1+p.n*7%10) * time.Millisecond)
+	p.q.mu.Lock()
+	defer p.q.mu.Unlock()
+	p.q.running--
+	if p.n%5 == 0 {
+		return "", submit.NotQueued(errors.New("no"))
+	}
+	id := mail.ID(fmt.Sprintf("7UU4F9BF%03d", p.n))
+	p.q.durable[id] = true
+	p.q.finished = append(p.q.finished, id)
+	return id, nil
+}
+
+func (p *slowly) Abort() error { p.q.aborted++; return nil }
+
+// A client that does not wait for replies has several messages committed at once. He is told in the order in which he
+// sent them, and of none before it is there.
+func TestCommitsAtOnce(t *testing.T) {
+	const many = 50
+	session := "EHLO app\r\n"
+	for range many {
+		session += "MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nBDAT 5 LAST\r\nhelloNOOP\r\n"
+	}
+	for _, tt := range []struct {
+		name   string
+		atOnce int
+		piece  int // octets that the client sends at once
+		stop   time.Duration
+	}{
+		{"one after the other", 0, len(session), time.Hour},
+		{"at once", 4, len(session), time.Hour},
+		{"all", 1000, len(session), time.Hour},
+		{"in pieces", 4, 150, time.Hour},
+		{"until we are told to end", 4, len(session), 20 * time.Millisecond},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := &slow{durable: map[mail.ID]bool{}}
+				server, client := net.Pipe()
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(tt.stop, cancel)
+				said := make(chan struct{})
+				go func() {
+					defer close(said)
+					for piece := range slices.Chunk([]byte(session), tt.piece) {
+						if _, err := client.Write(piece); err != nil {
+							return
+						}
+					}
+					io.WriteString(client, "QUIT\r\n")
+				}()
+				var replies []string
+				heard := make(chan struct{})
+				go func() {
+					defer close(heard)
+					for lines := bufio.NewScanner(client); lines.Scan(); {
+						id, ok := strings.CutPrefix(lines.Text(), "250 2.0.0 7")
+						q.mu.Lock()
+						if ok && !q.durable[mail.ID("7"+id[:10])] {
+							t.Errorf("%q was said too early", lines.Text())
+						}
+						q.mu.Unlock()
+						replies = append(replies, lines.Text())
+					}
+				}()
+				err := Serve(ctx, server, Options{Hostname: "here.example", Submit: q.submit, AtOnce: tt.atOnce, Now: time.Now})
+				server.Close()
+				<-heard
+				<-said
+				if wanted := min(max(1, tt.atOnce), many); err != nil || q.most > wanted || tt.piece == len(session) && q.most != wanted {
+					t.Errorf("%d at once, %v; want %d", q.most, err, wanted)
+				}
+				want := []string{}
+				for n := range q.begun {
+					want = append(want, "250 2.1.0", "250 2.1.5", fmt.Sprintf("250 2.0.0 7UU4F9BF%03d", n+1), "250 2.0.0 Nothing")
+					if (n+1)%5 == 0 {
+						want[len(want)-2] = "451 4.3.0"
+					}
+				}
+				last := "221 "
+				if tt.stop < time.Hour {
+					last = "421 4.3.2 "
+				} else if q.begun != many {
+					t.Errorf("%d messages, want %d", q.begun, many)
+				}
+				const before = 1 + 9 // the greeting, and what EHLO says
+				got := replies[before:]
+				if tt.stop < time.Hour && len(got) == len(want) { // the last NOOP was not heard
+					want = want[:len(want)-1]
+				}
+				for i, w := range append(want, last) {
+					if i >= len(got) || !strings.HasPrefix(got[i], w) {
+						t.Fatalf("reply %d of %d: %q; want %q", i, len(got), got[min(i, len(got)-1)], w)
+					}
+				}
+			})
+		})
+	}
 }
 
 // Told to end, a session takes the message under way, and no other.
