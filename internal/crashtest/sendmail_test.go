@@ -36,7 +36,7 @@ func submissions() []submission {
 		content:    header + "To: bob@example.net\n\nHello.\n.\nStill here.\n",
 	}, {
 		name:       "recipients from the header",
-		args:       []string{"-t", "-i"},
+		args:       []string{"-t", "-i", "-f", "ann@example.org"},
 		stdin:      header + "To: bob@example.net\nCc: carol@example.net\nBcc: dave@example.net\n\nHello.\n",
 		recipients: []string{"bob@example.net", "carol@example.net", "dave@example.net"},
 		content:    header + "To: bob@example.net\nCc: carol@example.net\n\nHello.\n",
