@@ -18,10 +18,32 @@ type Envelope struct {
 	Return    Return // RET (RFC 3461 section 4.3)
 	ID        string // ENVID in xtext (RFC 3461 section 4.4); "" if none
 	SMTPUTF8  bool   // the submitter asked for RFC 6531 treatment
+	Priority  int    // as the submitter wants it (RFC 6710): MinPriority to MaxPriority, higher is sooner; see Urgency
+	TLS       TLSWish
+	Hold      Hold
+	DeliverBy DeliverBy
 
 	// Settles is set for a message that we made of another one: a report to its sender, or its copy for the addresses
 	// that an alias stands for.
 	Settles *Settles
+}
+
+// Urgency returns the priority that counts where the owner of the spool has this user ID. Anybody may ask for less haste
+// than others, but only root and the owner for more: whom to trust is left to us.
+func (e *Envelope) Urgency(owner int) int {
+	p := min(max(e.Priority, MinPriority), MaxPriority)
+	if p > 0 && e.Submitter != 0 && e.Submitter != owner {
+		return 0
+	}
+	return p
+}
+
+// Begin returns when the first attempt is due, from which the age of a message counts.
+func (e *Envelope) Begin() time.Time {
+	if e.Hold.Until.After(e.Arrival) {
+		return e.Hold.Until
+	}
+	return e.Arrival
 }
 
 // A Recipient is a forward-path and the notifications wanted for it.

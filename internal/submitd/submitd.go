@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -155,6 +156,27 @@ var fields = []field{
 		return err
 	}),
 	flag("smtputf8", func(r *Request) *bool { return &r.SMTPUTF8 }),
+	text("priority", func(r *Request) string {
+		if r.Priority == 0 {
+			return ""
+		}
+		return strconv.Itoa(r.Priority)
+	}, func(r *Request, value string) (err error) {
+		r.Priority, err = mail.ParsePriority(value)
+		return err
+	}),
+	text("requiretls", func(r *Request) string { return r.TLS.String() }, func(r *Request, value string) (err error) {
+		r.TLS, err = mail.ParseTLSWish(value)
+		return err
+	}),
+	text("hold", func(r *Request) string { return r.Hold.String() }, func(r *Request, value string) (err error) {
+		r.Hold, err = mail.ParseHold(value)
+		return err
+	}),
+	text("deliver-by", func(r *Request) string { return r.DeliverBy.String() }, func(r *Request, value string) (err error) {
+		r.DeliverBy, err = mail.ParseDeliverBy(value)
+		return err
+	}),
 	text("name", func(r *Request) string { return r.FullName }, func(r *Request, value string) error { r.FullName = value; return nil }),
 	text("protocol", func(r *Request) string { return r.Protocol }, func(r *Request, value string) error {
 		r.Protocol = value

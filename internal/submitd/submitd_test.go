@@ -105,6 +105,9 @@ func request(t *testing.T, content io.Reader) Request {
 	r.Sender = path(t, "jürgen@example.org")
 	r.Recipients = []mail.Recipient{{Path: path(t, "bob@example.net")}, {Path: path(t, `"c d"@x`), Notify: mail.NotifyNever, Original: "rfc822;c+20d@x"}}
 	r.Return, r.ID, r.SMTPUTF8 = mail.ReturnHeaders, "id+2B", true
+	day := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	r.Priority, r.TLS, r.Hold = -3, mail.TLSRequired, mail.Hold{Until: day, Asked: "for;3600"}
+	r.DeliverBy = mail.DeliverBy{Deadline: day.Add(time.Hour), Return: true, Trace: true}
 	return r
 }
 

@@ -41,7 +41,10 @@ func full(t testing.TB) *mail.Envelope {
 	return &mail.Envelope{
 		Arrival: time.Date(2026, 11, 21, 22, 0, 0, 1000, time.UTC), Sender: parse(t, "ann@example.org"),
 		OriginalSender: parse(t, "ann@web1.invalid"), Submitter: 1000, Return: mail.ReturnHeaders, ID: "job+3D77", SMTPUTF8: true,
-		Settles: &mail.Settles{Of: "7QK2M0A9XZ4", Recipients: []int{0, 12}},
+		Priority: -3, TLS: mail.TLSRequired,
+		Hold:      mail.Hold{Until: time.Date(2026, 11, 22, 22, 0, 0, 0, time.UTC), Asked: "for;86400"},
+		DeliverBy: mail.DeliverBy{Deadline: time.Date(2026, 11, 23, 22, 0, 0, 0, time.UTC), Return: true, Trace: true},
+		Settles:   &mail.Settles{Of: "7QK2M0A9XZ4", Recipients: []int{0, 12}},
 		Recipients: []mail.Recipient{
 			{Path: parse(t, "bob@example.net"), Notify: mail.NotifyNever},
 			{Path: parse(t, `"a <b> \"c"@example.net`), Notify: mail.NotifyFailure | mail.NotifyDelay, Original: "rfc822;<x>@example.net"},

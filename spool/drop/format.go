@@ -43,6 +43,16 @@ func appendEnvelope(b []byte, env *mail.Envelope) []byte {
 	if env.SMTPUTF8 {
 		b = append(b, "smtputf8: yes\n"...)
 	}
+	if env.Priority != 0 {
+		b = fmt.Appendf(b, "priority: %d\n", env.Priority)
+	}
+	for _, f := range []struct{ key, value string }{
+		{"requiretls", env.TLS.String()}, {"hold", env.Hold.String()}, {"deliver-by", env.DeliverBy.String()},
+	} {
+		if f.value != "" {
+			b = fmt.Appendf(b, "%s: %s\n", f.key, f.value)
+		}
+	}
 	if s := env.Settles; s != nil {
 		b = fmt.Appendf(b, "settles: %s", s.Of)
 		for _, n := range s.Recipients {
@@ -113,6 +123,14 @@ func parseField(env *mail.Envelope, key, value string) (err error) {
 		_, err = mail.DecodeXtext(value)
 	case "smtputf8":
 		env.SMTPUTF8 = true
+	case "priority":
+		env.Priority, err = mail.ParsePriority(value)
+	case "requiretls":
+		env.TLS, err = mail.ParseTLSWish(value)
+	case "hold":
+		env.Hold, err = mail.ParseHold(value)
+	case "deliver-by":
+		env.DeliverBy, err = mail.ParseDeliverBy(value)
 	case "settles":
 		env.Settles, err = parseSettles(value)
 	case "recipient":
