@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/postrider/postrider/deliver/dsn"
 	"github.com/postrider/postrider/internal/mail"
@@ -51,7 +52,7 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 	st := &spool.Settlement{Claim: c}
 	for i, r := range c.Recipients {
 		result := results[i]
-		if k.Retry.givenUp(result, m.Arrival, now, r.Attempts) {
+		if k.Retry.givenUp(result, m.Begin(), now, r.Attempts) {
 			result.Action = mail.Failed
 		}
 		st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Result: result})
@@ -79,9 +80,10 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 	return e
 }
 
-// report tells the sender about the recipients of a settlement for which about is true, in one message. If it cannot be
-// written, nobody is given up: the recipients stay, and are tried again. What has arrived is not sent again for it.
-func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(i int) bool) {
+// report tells the sender about the recipients of a settlement for which about is true, in one message, and reports
+// whether he needs to be told nothing more. If it cannot be written, nobody is given up: the recipients stay, and are tried
+// again. What has arrived is not sent again for it.
+func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(i int) bool) bool {
 	var told []int
 	for i, d := range e.settlement.Dispositions {
 		if about(i) && dsn.Wanted(action, m.Sender, m.Recipients[d.Recipient]) {
@@ -89,7 +91,7 @@ func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(
 		}
 	}
 	if len(told) == 0 {
-		return
+		return true
 	}
 	t, err := k.writeReport(e.settlement, m, action, told)
 	if err != nil {
@@ -101,7 +103,7 @@ func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(
 			r := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "cannot write a report to the sender: %v", err)
 			e.settlement.Dispositions[i].Result = r
 		}
-		return
+		return false
 	}
 	e.settlement.Children = append(e.settlement.Children, t)
 	what := "non-delivery"
@@ -112,6 +114,7 @@ func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(
 		what = "success"
 	}
 	e.lines = append(e.lines, fmt.Sprintf("%s: sender notified of %s: %s", m.QueueID, what, t.ID))
+	return true
 }
 
 func isSuccess(a mail.Action) bool { return a != mail.Failed && a != mail.Delayed }
@@ -124,6 +127,8 @@ func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Ac
 		Recipients: []mail.Recipient{{Path: m.Sender}},
 		Submitter:  os.Geteuid(),
 		SMTPUTF8:   !m.Sender.IsASCII(),
+		Priority:   m.Urgency(os.Geteuid()),
+		TLS:        m.TLS,
 	}
 	if action == mail.Failed {
 		env.Settles = &mail.Settles{Of: m.QueueID}
@@ -144,13 +149,13 @@ func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Ac
 	r := dsn.Report{
 		Action: action, ReportingMTA: k.Hostname, Now: now, ID: w.ID(),
 		MessageID: "dsn." + string(w.ID()) + "@" + k.Hostname, From: from,
-		Original: m, WillRetryUntil: m.Arrival.Add(k.Retry.Expire),
+		Original: m, WillRetryUntil: k.lastTry(m),
 	}
 	for _, i := range told {
 		d := st.Dispositions[i]
 		r.Recipients = append(r.Recipients, dsn.Recipient{
 			Recipient: m.Recipients[d.Recipient], Result: d.Result,
-			Attempts: st.Recipients[i].Attempts, FirstAttempt: m.Arrival, LastAttempt: now,
+			Attempts: st.Recipients[i].Attempts, FirstAttempt: m.Begin(), LastAttempt: now,
 		})
 	}
 	facts, err := r.Compose(w)
@@ -160,6 +165,15 @@ func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Ac
 	size := w.Size()
 	id, err := w.Commit(facts)
 	return spool.Taken{ID: id, Size: size, Envelope: env}, err
+}
+
+// lastTry returns when a message is given up.
+func (k clerk) lastTry(m *mail.Message) time.Time {
+	expires := m.Begin().Add(k.Retry.Expire)
+	if by := m.DeliverBy; by.Return && by.Deadline.Before(expires) {
+		return by.Deadline
+	}
+	return expires
 }
 
 func (k clerk) rewritten(p mail.Path) mail.Path {

@@ -122,7 +122,7 @@ func expansionResult(child mail.ID, x expanded, err error) mail.Result {
 func (k clerk) copyTo(m *mail.Message, list []expanded) (spool.Taken, error) {
 	env := mail.Envelope{
 		Arrival: drop.Now(), Sender: m.Sender, Submitter: m.Submitter,
-		Return: m.Return, ID: m.Envelope.ID, SMTPUTF8: m.SMTPUTF8,
+		Return: m.Return, ID: m.Envelope.ID, SMTPUTF8: m.SMTPUTF8, Priority: m.Priority, TLS: m.TLS, DeliverBy: m.DeliverBy,
 		Settles: &mail.Settles{Of: m.QueueID},
 	}
 	if owner := list[0].Owner; !owner.IsNull() && !m.Sender.IsNull() {

@@ -176,10 +176,21 @@ func (p *pass) look(hard context.Context) (next time.Time, err error) {
 	if err := p.takeIn(); err != nil {
 		return next, err
 	}
+	if err := p.spool.Release(p.Now()); err != nil {
+		return next, err
+	}
+	deadline, err := p.meetDeadlines()
+	if err != nil {
+		return next, err
+	}
 	if err := p.giveUpOverdue(); err != nil {
 		return next, err
 	}
-	return p.schedule(hard)
+	next, err = p.schedule(hard)
+	if next.IsZero() || !deadline.IsZero() && deadline.Before(next) {
+		next = deadline
+	}
+	return next, err
 }
 
 // takeIn takes in what was submitted: some of it, so that delivery need not wait for the rest.

@@ -24,8 +24,8 @@ func (s *Spool) Due(now time.Time) (hops []string, next time.Time, err error) {
 			if ok && h.until.After(at) {
 				at = h.until
 			}
-			at = s.sane(at, now)
-			if s.isDue(d.time, now) && !at.After(now) {
+			at = s.sane(d.hop, at, now)
+			if s.isDue(d, now) && !at.After(now) {
 				hops = append(hops, d.hop)
 			} else if !s.selective() && (next.IsZero() || at.Before(next)) {
 				next = at
@@ -37,9 +37,13 @@ func (s *Spool) Due(now time.Time) (hops []string, next time.Time, err error) {
 	return hops, next, err
 }
 
-// sane returns t, or now if t is later than anything that this clock can have said.
-func (s *Spool) sane(t, now time.Time) time.Time {
-	if s.opts.MaxWait > 0 && t.After(now.Add(s.opts.MaxWait)) {
+// sane returns t, when something is due at a next hop, or now if that is later than anything that this clock can have said.
+func (s *Spool) sane(hop string, t, now time.Time) time.Time {
+	most := s.opts.MaxWait
+	if hop == heldHop {
+		most = maxHeld
+	}
+	if most > 0 && t.After(now.Add(most)) {
 		return now
 	}
 	return t
@@ -132,7 +136,7 @@ func (s *Spool) dueAt(x *tx, hop string, now time.Time, most int) []due {
 	messages := 0
 	for k, _ := c.Seek(prefix); k != nil && len(list) < maxClaim; k, _ = c.Next() {
 		d, err := parseDueKey(k)
-		if err != nil || d.hop != hop || !s.isDue(d.time, now) {
+		if err != nil || d.hop != hop || !s.isDue(d, now) {
 			break
 		}
 		if s.claimed[claimKey{d.id, d.n}] {

@@ -195,6 +195,13 @@ func (x *tx) forget(id mail.ID) error {
 			return err
 		}
 	}
+	m, ok, err := x.message(id)
+	if err == nil && ok {
+		err = x.dropDeadline(id, m.deadline)
+	}
+	if err != nil {
+		return err
+	}
 	return x.messages.Delete(messageKey(id))
 }
 

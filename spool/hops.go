@@ -63,17 +63,20 @@ func (s *Spool) HopTrouble(name string) (t Trouble, err error) {
 	return t, err
 }
 
-// Overdue returns up to most recipients at a next hop in trouble whose message arrived before the given time, as a
+// Overdue returns up to most recipients at a next hop in trouble whose message could be sent before the given time, as a
 // claim would: their attempts are the tries of the next hop.
-func (s *Spool) Overdue(hop string, arrived time.Time, most int) ([]Claim, error) {
+func (s *Spool) Overdue(hop string, begun time.Time, most int) ([]Claim, error) {
 	var claims []Claim
 	err := s.view(func(x *tx) error {
 		c := x.messages.Cursor()
-		limit := string(mail.MakeID(arrived, 0))
+		limit := string(mail.MakeID(begun, 0))
 		for k, v := c.First(); k != nil && string(k) < limit && len(claims) < most; k, v = c.Next() {
 			var m message
 			if err := m.decode(k, v); err != nil {
 				return err
+			}
+			if !m.begin.Before(begun) {
+				continue
 			}
 			claim := Claim{ID: mail.ID(k), Pending: m.pending}
 			err := x.eachRecipient(claim.ID, func(n int, p recipient) error {

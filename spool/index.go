@@ -24,6 +24,7 @@ var (
 	bucketDue        = []byte("due")        // next hop, time, ID, position → nothing
 	bucketHops       = []byte("hops")       // next hop → hop; those in trouble
 	bucketTombstones = []byte("tombstones") // ID → nothing
+	bucketDeadlines  = []byte("deadlines")  // time, ID → nothing
 
 	metaVersion  = []byte("version")
 	metaBoot     = []byte("boot")     // boot ID at the last comparison
@@ -32,7 +33,7 @@ var (
 )
 
 // indexVersion is the version of the index format. An older index is rebuilt, a newer one refused.
-const indexVersion = 2
+const indexVersion = 3
 
 // ErrNewer is the error for an index of a newer version of the program.
 var ErrNewer = errors.New("index.db was written by a newer version of postrider")
@@ -47,7 +48,7 @@ var errNoIndex = errors.New("no index")
 // A tx is a transaction with its buckets at hand.
 type tx struct {
 	*bbolt.Tx
-	meta, messages, recipients, due, hops, tombstones *bbolt.Bucket
+	meta, messages, recipients, due, hops, tombstones, deadlines *bbolt.Bucket
 }
 
 // turn opens the index, calls f in one transaction, and closes it. Turns pass through the gate one by one, so that
@@ -155,6 +156,7 @@ func (x *tx) table() map[string]**bbolt.Bucket {
 	return map[string]**bbolt.Bucket{
 		string(bucketMeta): &x.meta, string(bucketMessages): &x.messages, string(bucketRecipients): &x.recipients,
 		string(bucketDue): &x.due, string(bucketHops): &x.hops, string(bucketTombstones): &x.tombstones,
+		string(bucketDeadlines): &x.deadlines,
 	}
 }
 

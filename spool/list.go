@@ -21,6 +21,7 @@ type Entry struct {
 	Sender     mail.Path
 	Active     bool // being tried now
 	Incoming   bool // still in drop/
+	Held       bool // not to be sent before the time at which its recipients are due
 	Recipients []EntryRecipient
 }
 
@@ -158,6 +159,7 @@ func readBatch(dir string, gate *os.File, after mail.ID, most int) (entries []En
 					return err
 				}
 				e.Active = e.Active || p.active
+				e.Held = e.Held || p.hop == heldHop
 				r := entryRecipient(&p, h)
 				if r.Next.Before(e.Arrival) {
 					r.Next = e.Arrival // somebody has asked for him
@@ -221,7 +223,7 @@ func listFiles(path string, ids []mail.ID, yield func(Entry, error) bool) error 
 		}
 		e := Entry{ID: id, Arrival: f.Arrival, Size: f.Size, Sender: f.Sender, Incoming: true}
 		for _, r := range f.Recipients {
-			e.Recipients = append(e.Recipients, EntryRecipient{Path: r.Path, Next: f.Arrival})
+			e.Recipients = append(e.Recipients, EntryRecipient{Path: r.Path, Next: f.Begin()})
 		}
 		if err := f.Close(); err != nil {
 			return err

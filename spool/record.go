@@ -14,11 +14,13 @@ var errDamaged = errors.New("damaged index record")
 
 // A message is the record of a queued message.
 type message struct {
-	arrival time.Time
-	size    int64
-	sender  mail.Path
-	pending int  // recipients that are not final
-	journal bool // there is one
+	arrival  time.Time
+	size     int64
+	sender   mail.Path
+	pending  int       // recipients that are not final
+	journal  bool      // there is one
+	begin    time.Time // when it could be sent: its age counts from then
+	deadline time.Time // see Late; zero if there is none, or none any more
 }
 
 // A recipient is the record of a recipient that is not final.
@@ -71,6 +73,8 @@ func (m *message) encode(key []byte) []byte {
 	b = appendString(b, m.sender.Address())
 	b = binary.AppendVarint(b, int64(m.pending))
 	b = appendBool(b, m.journal)
+	b = appendTime(b, m.begin)
+	b = appendTime(b, m.deadline)
 	return seal(key, b)
 }
 
@@ -84,6 +88,8 @@ func (m *message) decode(key, value []byte) error {
 	m.sender = r.path()
 	m.pending = int(r.int())
 	m.journal = r.bool()
+	m.begin = r.time()
+	m.deadline = r.time()
 	return r.err
 }
 

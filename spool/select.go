@@ -70,12 +70,12 @@ var asked = time.UnixMicro(1)
 // selective reports whether this pass is for some of the queue only.
 func (s *Spool) selective() bool { return s.opts.Only != nil && !s.opts.Only.All() }
 
-// isDue reports whether what is due at t is due for this pass at now.
-func (s *Spool) isDue(t, now time.Time) bool {
+// isDue reports whether an entry is due for this pass at now.
+func (s *Spool) isDue(d due, now time.Time) bool {
 	if s.selective() {
-		return !t.After(asked)
+		return !d.time.After(asked)
 	}
-	return !s.sane(t, now).After(now)
+	return !s.sane(d.hop, d.time, now).After(now)
 }
 
 // MakeDue has the selected recipients tried at once, even at next hops that are being left alone, by the pass that is
@@ -144,7 +144,7 @@ func (x *tx) makeDueBatch(from []byte, sel *Selection, now time.Time, held bool,
 				}
 				of = d.id
 			}
-			if sel.Message(d.id, m.sender) && sel.Recipient(d.p.path) && (held || !d.p.active) {
+			if sel.Message(d.id, m.sender) && sel.Recipient(d.p.path) && (held || !d.p.active) && d.p.hop != heldHop {
 				changes = append(changes, d)
 			}
 		}

@@ -12,6 +12,8 @@ type Settlement struct {
 	Dispositions []Disposition
 	// Children are messages, made with CreateChild, that take the place of recipients who are final because of them.
 	Children []Taken
+	// Told says that the deadline of the message is dealt with: its sender knows, or does not want to.
+	Told bool
 }
 
 // A Disposition is what becomes of one recipient.
@@ -103,6 +105,12 @@ func (s *Spool) settle(x *tx, st Settlement) (over, journal bool, err error) {
 	if err != nil {
 		return false, false, err
 	}
+	if st.Told || m.pending == 0 {
+		if err := x.dropDeadline(st.ID, m.deadline); err != nil {
+			return false, false, err
+		}
+		m.deadline = time.Time{}
+	}
 	m.journal = m.journal || final > 0 && final < st.Pending
 	return m.pending == 0, m.journal, x.finish(st.ID, m)
 }
@@ -145,7 +153,9 @@ func (s *Spool) amend(p *recipient, sender mail.Path, d Disposition) {
 	} else {
 		p.last = d.Result
 	}
-	p.hop = s.opts.Route(sender, p.path, p.attempts, p.expanded)
+	if p.hop != heldHop {
+		p.hop = s.opts.Route(sender, p.path, p.attempts, p.expanded)
+	}
 	if !d.Next.IsZero() {
 		p.next = d.Next
 	}

@@ -177,27 +177,28 @@ func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool, askedFor *Sele
 	if err := x.tombstones.Delete(key); err != nil {
 		return err
 	}
-	// Due since it arrived, which is the order of the queue; never in the future, whatever the submitter's clock said.
-	due := t.Envelope.Arrival
-	if now := s.opts.Now(); due.After(now) {
-		due = now
-	}
 	pending := 0
 	for n, r := range t.Envelope.Recipients {
 		if final[n] {
 			continue
 		}
 		pending++
-		p := recipient{path: r.Path, next: due, expanded: r.Expanded}
-		if askedFor != nil && askedFor.Recipient(r.Path) {
+		p := recipient{path: r.Path, expanded: r.Expanded}
+		p.hop, p.next = s.firstHop(&t.Envelope, r)
+		if askedFor != nil && askedFor.Recipient(r.Path) && p.hop != heldHop {
 			p.next = asked
 		}
-		p.hop = s.opts.Route(t.Envelope.Sender, r.Path, 0, r.Expanded)
 		if err := x.putRecipient(t.ID, n, &p); err != nil {
 			return err
 		}
 	}
-	m := message{arrival: t.Envelope.Arrival, size: t.Size, sender: t.Envelope.Sender, pending: pending, journal: len(final) > 0}
+	m := message{
+		arrival: t.Envelope.Arrival, size: t.Size, sender: t.Envelope.Sender, pending: pending, journal: len(final) > 0,
+		begin: t.Envelope.Begin(), deadline: t.Envelope.DeliverBy.Deadline,
+	}
+	if err := x.putDeadline(t.ID, m.deadline); err != nil {
+		return err
+	}
 	return x.messages.Put(key, m.encode(key))
 }
 
@@ -272,7 +273,7 @@ func (s *Spool) rerouteBatch(x *tx, after []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if hop := s.opts.Route(msg.sender, m.p.path, m.p.attempts, m.p.expanded); ok && hop != m.p.hop {
+		if hop := s.opts.Route(msg.sender, m.p.path, m.p.attempts, m.p.expanded); ok && hop != m.p.hop && m.p.hop != heldHop {
 			if err := x.due.Delete(dueKey(m.p.hop, m.p.next, m.id, m.n)); err != nil {
 				return nil, err
 			}

@@ -71,6 +71,8 @@ func queueName(e *spool.Entry) string {
 		return "maildrop"
 	case e.Active:
 		return "active"
+	case e.Held:
+		return "hold"
 	}
 	for i := range e.Recipients {
 		if e.Recipients[i].Attempts > 0 {

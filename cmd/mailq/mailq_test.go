@@ -148,6 +148,27 @@ func TestVerboseText(t *testing.T) {
 	}
 }
 
+// What its sender wants sent later says so, to people and to programs.
+func TestHeld(t *testing.T) {
+	all := []spool.Entry{{
+		ID: "A1B2C3D4E5L", Arrival: arrival, Size: 77, Sender: path("ann@example.org"), Held: true,
+		Recipients: []spool.EntryRecipient{
+			{Path: path("h@example.net"), Next: arrival.Add(24 * time.Hour)}, {Path: path("i@example.net"), Next: arrival.Add(24 * time.Hour)},
+		},
+	}}
+	const want = `A1B2C3D4E5L!     77 Sat Nov 21 22:00:00  ann@example.org
+                         (held until Sun Nov 22 22:00:00, as the sender wants)
+                                         h@example.net
+                                         i@example.net
+`
+	if got := printed(t, all, new(text)); !strings.Contains(got, want) {
+		t.Errorf("listing differs (-want +got):\n%s", cmp.Diff(want, got))
+	}
+	if got := printed(t, all, jsonLines{}); !strings.HasPrefix(got, `{"queue_name": "hold", `) {
+		t.Errorf("listed as %s", got)
+	}
+}
+
 // The manual has every option, and no others.
 func TestManual(t *testing.T) {
 	page, err := os.ReadFile("../../man/mailq.1")

@@ -45,8 +45,10 @@ func (t *text) appendEntry(b []byte, e *spool.Entry) []byte {
 	b = append(b, e.ID...)
 	if e.Active {
 		b = append(b, '*')
+	} else if e.Held {
+		b = append(b, '!')
 	}
-	// The asterisk may need the column before the size; the size then gives way.
+	// The sign may need the column before the size; the size then gives way.
 	b = appendPadded(b, idWidth-(len(b)-start))
 	b = append(b, ' ')
 	var digits [20]byte
@@ -58,15 +60,19 @@ func (t *text) appendEntry(b []byte, e *spool.Entry) []byte {
 	b = append(b, ' ')
 	b = appendSafe(b, senderOf(e))
 	b = append(b, '\n')
-	return t.appendRecipients(b, e.Recipients)
+	return t.appendRecipients(b, e)
 }
 
 // appendRecipients writes a line for each recipient, with the reason before those that it holds back.
-func (t *text) appendRecipients(b []byte, recipients []spool.EntryRecipient) []byte {
+func (t *text) appendRecipients(b []byte, e *spool.Entry) []byte {
 	shown := ""
-	for i := range recipients {
-		r := &recipients[i]
-		if reason := reasonOf(r); reason != shown {
+	for i := range e.Recipients {
+		r := &e.Recipients[i]
+		reason := reasonOf(r)
+		if e.Held && reason == "" {
+			reason = "held until " + string(bytes.TrimSpace(t.time(r.Next))) + ", as the sender wants"
+		}
+		if reason != shown {
 			shown = reason
 			if reason == "" {
 				reason = "reason unavailable"

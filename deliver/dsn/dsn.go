@@ -96,6 +96,9 @@ func (r *Report) header(orig *original) message.Header {
 		h.Set("References", id)
 		h.Set("In-Reply-To", id)
 	}
+	if r.Original.TLS == mail.TLSNotRequired {
+		h.Set("TLS-Required", "No") // as the original, rather in clear than not at all
+	}
 	h.Set("Message-ID", "<"+r.MessageID+">")
 	h.SetText("Subject", r.subject(orig))
 	h.Set("To", r.Original.Sender.String())

@@ -38,8 +38,9 @@ func readOriginal(r *Report) (*original, error) {
 		limit = defaultMaxOriginal
 	}
 	o := &original{header: wholeFields(header, limit)}
-	// A message is returned whole or not at all: a MIME part that is cut is worse than none.
-	if r.Action == mail.Failed && r.Original.Return != mail.ReturnHeaders && r.Original.Size <= limit {
+	// A message is returned whole or not at all: a MIME part that is cut is worse than none. What was to be sent over TLS
+	// only is not (RFC 8689 section 5): the way back may have none.
+	if r.Action == mail.Failed && r.Original.Return != mail.ReturnHeaders && r.Original.TLS != mail.TLSRequired && r.Original.Size <= limit {
 		if err := o.inspect(r.ID, o.content(r), r.Original.Size); err != nil {
 			return nil, err
 		}

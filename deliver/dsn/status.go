@@ -37,6 +37,10 @@ func (r *Report) messageFields(f *fieldWriter) {
 	}
 	f.field("Reporting-MTA", reportingMTA(r.ReportingMTA))
 	f.field("Arrival-Date", r.date(m.Arrival))
+	if asked := m.Hold.Asked; asked != "" {
+		f.field("Future-Release-Request", asked) // RFC 4865 section 7
+	}
+	f.date("Deliver-By-Date", r, m.DeliverBy.Deadline) // RFC 2852 section 6
 	f.field("X-Postrider-Queue-ID", string(m.QueueID))
 	f.field("X-Postrider-Sender", f.address(m.Sender))
 }

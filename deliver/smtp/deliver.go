@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/postrider/postrider/deliver/idn"
 	"github.com/postrider/postrider/deliver/recode"
@@ -117,7 +118,7 @@ func (d *delivery) inVain() *mail.Result {
 	case !d.ext.utf8 && d.m.SMTPUTF8 && d.m.HeaderUTF8:
 		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 6, 9}, "%s does not take headers beyond ASCII (SMTPUTF8)", d.server.Host)
 	default:
-		return nil
+		return d.unkept(time.Now())
 	}
 	r.Elsewhere = true
 	return &r
@@ -169,6 +170,7 @@ func (t *transaction) appendMail(b []byte) []byte {
 	if t.authenticated {
 		b = append(b, " AUTH=<>"...) // whose message it is we do not vouch for (RFC 4954 section 5)
 	}
+	b = t.appendWishes(b, time.Now())
 	return append(b, "\r\n"...)
 }
 

@@ -17,6 +17,10 @@ type extensions struct {
 	auth       []string // RFC 4954: mechanisms, in upper case
 	rcptMax    int      // RFC 9422: recipients for one transaction; 0: not said
 	mailMax    int      // likewise: transactions for one session
+	requireTLS bool     // RFC 8689
+	deliverBy  bool     // RFC 2852
+	leastTime  int64    // likewise: the shortest it promises, in seconds; 0: any
+	priority   bool     // RFC 6710
 }
 
 // parseExtensions reads the text of a reply to EHLO. What is malformed counts as not offered.
@@ -43,6 +47,15 @@ func parseExtensions(text string) extensions {
 			}
 		case "AUTH":
 			e.auth = append(e.auth, strings.Fields(strings.ToUpper(params))...)
+		case "REQUIRETLS":
+			e.requireTLS = true
+		case "DELIVERBY":
+			e.deliverBy = true
+			if n, err := strconv.ParseInt(strings.TrimSpace(params), 10, 64); err == nil && n > 0 {
+				e.leastTime = n
+			}
+		case "MT-PRIORITY":
+			e.priority = true
 		case "LIMITS":
 			e.rcptMax, e.mailMax = parseLimits(params)
 		default:

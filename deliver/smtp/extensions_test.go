@@ -27,6 +27,9 @@ func TestParseExtensions(t *testing.T) {
 		{"a limit of 0 does not count", "mx\nLIMITS RCPTMAX=0 MAILMAX=05", extensions{}},
 		{"a limit of 7 digits does not count", "mx\nLIMITS RCPTMAX=1000000", extensions{}},
 		{"a limit given twice spoils all", "mx\nLIMITS RCPTMAX=1 MAILMAX=5 RCPTMAX=1", extensions{}},
+		{"what senders ask for", "mx\nREQUIRETLS\nDELIVERBY 240\nMT-PRIORITY MIXER", extensions{requireTLS: true, deliverBy: true, leastTime: 240, priority: true}},
+		{"DELIVERBY with no limit", "mx\nDELIVERBY", extensions{deliverBy: true}},
+		{"DELIVERBY with none that is one", "mx\nDELIVERBY -1", extensions{deliverBy: true}},
 		{"LIMITS that are none", "mx\nLIMITS ;;", extensions{}},
 		{"unknown ones", "mx\nXCLIENT NAME\nCHUNKING\n\n ", extensions{}},
 	} {

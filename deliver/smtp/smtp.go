@@ -25,6 +25,9 @@ type Server struct {
 	Port  int          // 0 means 25, or 465 with ImplicitTLS
 	Addrs []netip.Addr // the addresses of Host in the order to try them; nil means to ask the Proxy, or else the system's resolver
 
+	// Found says that Host was looked up with nothing to prove it, so that its certificate proves little.
+	Found bool
+
 	TLS         TLSMode
 	ImplicitTLS bool           // TLS from the first octet (RFC 8314 section 3.3), whatever TLS says of verification
 	RootCAs     *x509.CertPool // nil means the system's

@@ -1,0 +1,77 @@
+package spool
+
+import (
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// heldHop is where recipients wait whose message must not be sent yet (RFC 4865): a next hop that no Router names, so
+// that neither trouble with another one, nor its recovery, nor who wants mail tried at once, has to do with them.
+const heldHop = ">held"
+
+// maxHeld is how long they wait at most, whatever the clock that a hold was reckoned with said.
+const maxHeld = mail.MaxHold + 24*time.Hour
+
+// firstHop returns the next hop of a recipient of a new message, and when he is due.
+func (s *Spool) firstHop(env *mail.Envelope, r mail.Recipient) (hop string, due time.Time) {
+	now := s.opts.Now()
+	if env.Hold.Until.After(now) {
+		return heldHop, earlier(env.Hold.Until, now.Add(maxHeld))
+	}
+	// Due since it could have been sent, which is the order of the queue; never in the future, whatever the submitter's
+	// clock said.
+	return s.opts.Route(env.Sender, r.Path, 0, r.Expanded), earlier(env.Begin(), now)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// Release gives the recipients whose hold is over to their next hops. A pass that is for some of the queue only leaves
+// them alone.
+func (s *Spool) Release(now time.Time) error {
+	if s.selective() {
+		return nil
+	}
+	for {
+		over := false
+		if err := s.view(func(x *tx) error {
+			over = len(s.dueAt(x, heldHop, now, 1)) > 0
+			return nil
+		}); err != nil || !over {
+			return err
+		}
+		if err := s.update(func(x *tx) error { return s.releaseSome(x, now) }); err != nil {
+			return err
+		}
+	}
+}
+
+// releaseSome does so for some of them.
+func (s *Spool) releaseSome(x *tx, now time.Time) error {
+	for _, d := range s.dueAt(x, heldHop, now, batch) {
+		p, ok, err := x.recipient(d.id, d.n)
+		if err != nil {
+			return err
+		}
+		m, found, err := x.message(d.id)
+		if err != nil {
+			return err
+		}
+		if err := x.due.Delete(dueKey(d.hop, d.time, d.id, d.n)); err != nil {
+			return err
+		}
+		if !ok || !found {
+			return errDamaged
+		}
+		p.hop = s.opts.Route(m.sender, p.path, p.attempts, p.expanded)
+		if err := x.putRecipient(d.id, d.n, &p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
