@@ -28,6 +28,13 @@ func (c client) String() string {
 	return c.addr.String()
 }
 
+// local reports whether nothing that the client says goes over a wire.
+func (c client) local() bool { return c.uid >= 0 || c.here }
+
+// urgent reports whether the client's messages may go before those of others, where the owner of the spool has this user
+// ID.
+func (c client) urgent(owner int) bool { return c.uid == 0 || c.uid > 0 && c.uid == owner }
+
 // key tells clients apart who share what there is. Addresses that one client can have as many of as he likes are one: of
 // this host all, and of an IPv6 network what one host is given.
 func (c client) key() string {

@@ -257,13 +257,12 @@ func deliverMail(file string, o options, stdout, stderr io.Writer) (err error) {
 	if o.verbose {
 		log = show.alongside(log)
 	}
-	build := func(cfg *config.Config) (*runner, error) { return newRunner(cfg, log, trace) }
-	r, err := build(cfg)
+	r, err := newRunner(cfg, log, trace)
 	if err != nil {
 		return err
 	}
 	if o.daemon {
-		return r.attended(doors, o.interval, &reloader{file: file, cfg: cfg, rebuild: build, logf: log})
+		return r.attended(cfg, doors, o.interval)
 	}
 	r.spool.Only = o.only
 	made, err := r.once(o.wait)

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"os/signal"
 	"slices"
 	"syscall"
@@ -159,12 +158,9 @@ const renewal = time.Hour
 const heldRetry = time.Second
 
 // attended makes passes, and takes messages that come in by the doors, until it is told to stop.
-func (r *runner) attended(doors []door, interval time.Duration, again *reloader) error {
+func (r *runner) attended(cfg *config.Config, doors []door, interval time.Duration) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	cfg := again.cfg
 	if err := spool.Create(cfg.Spool); err != nil {
 		return err
 	}
@@ -180,18 +176,15 @@ func (r *runner) attended(doors []door, interval time.Duration, again *reloader)
 	}
 	served := make(chan error, 1)
 	go func() { served <- in.serve(ctx, doors) }()
-	again.intake = in
-	changed := make(chan *runner)
-	go again.follow(ctx, hangup, changed)
-	err = r.daemon(ctx, interval, changed)
+	err = r.daemon(ctx, interval)
 	stop()
 	return errors.Join(err, <-served)
 }
 
-// daemon makes passes until ctx is done: those after a change, as the new runner does.
-func (r *runner) daemon(ctx context.Context, interval time.Duration, changed <-chan *runner) error {
+// daemon makes passes until ctx is done.
+func (r *runner) daemon(ctx context.Context, interval time.Duration) error {
+	r.pass.Stay, r.pass.Renew = interval, renewal
 	for ctx.Err() == nil {
-		r.pass.Stay, r.pass.Renew = interval, renewal
 		s, err := spool.Acquire(r.dir, r.spool)
 		if errors.Is(err, spool.ErrHeld) {
 			sleep(ctx, heldRetry)
@@ -200,12 +193,8 @@ func (r *runner) daemon(ctx context.Context, interval time.Duration, changed <-c
 		if err != nil {
 			return err
 		}
-		next, err := r.runUntil(ctx, s, changed)
-		if err != nil {
+		if err := r.run(ctx, s); err != nil {
 			return err
-		}
-		if next != nil {
-			r = next
 		}
 	}
 	return nil

@@ -103,7 +103,11 @@ func smtpOnStdin(cfg *config.Config, how speaking, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	o := smtpd.Options{Hostname: cfg.Hostname, MaxSize: cfg.MaxMessageSize, Client: who.literal(), Pipe: !connected, Now: time.Now}
+	ours, _, errOwner := owner(cfg.Spool)
+	o := smtpd.Options{
+		Hostname: cfg.Hostname, MaxSize: cfg.MaxMessageSize, Client: who.literal(), Pipe: !connected, Now: time.Now,
+		Local: who.local(), Urgent: errOwner == nil && who.urgent(ours),
+	}
 	if connected {
 		g, err := newGuests(cfg, true)
 		if err != nil {

@@ -27,6 +27,11 @@ type options struct {
 	ret              mail.Return
 	envelopeID       string
 
+	// What -O says as the parameters of MAIL do, with their names; "" for nothing.
+	holdFor, holdUntil, by string
+	priority               int
+	requireTLS             bool
+
 	delivery byte   // as -od names it: b, i, q; 0 if not given
 	accepted bool   // the message is in the queue
 	errors   byte   // as -oe names it: p, m, w, q, e
@@ -145,6 +150,16 @@ var table = []option{
 	{name: "x"},
 }
 
+// named lists what -O knows besides the rows of the table that have a long name: the service extensions of SMTP that a
+// message can ask for. Sendmail has no such options, and takes its own silently.
+var named = []option{
+	{long: "DeliverBy", set: setDeliverBy, arg: "time;mode", says: "when that time is over, return it (R), or tell the sender (N)"},
+	{long: "HoldFor", set: setHoldFor, arg: "time", says: "send it so much later"},
+	{long: "HoldUntil", set: setHoldUntil, arg: "time", says: "send it then: 2026-12-24T18:00:00+01:00"},
+	{long: "MTPriority", set: setPriority, arg: "number", says: "send it before (9) or after (-9) others"},
+	{long: "RequireTLS", set: setRequireTLS, says: "send it over TLS only, all the way"},
+}
+
 // lookup returns the row with a name; nil if there is none.
 func lookup(name string) *option {
 	for i := range table {
@@ -239,7 +254,7 @@ func (o *options) cluster(letters string, words []string) ([]string, error) {
 		case "o":
 			opt, value = member(name, value)
 		case "O":
-			opt, value = named(value)
+			opt, value = byName(value)
 		}
 		if opt == nil {
 			continue // of -o and -O Sendmail has more than anybody uses, and those that we do not know have no effect
@@ -262,12 +277,14 @@ func member(family, value string) (*option, string) {
 	return nil, value
 }
 
-// named returns the row that a value of -O, name=value, belongs to, and its value.
-func named(value string) (*option, string) {
+// byName returns the row that a value of -O, name=value, belongs to, and its value.
+func byName(value string) (*option, string) {
 	name, value, _ := strings.Cut(value, "=")
-	for i := range table {
-		if opt := &table[i]; opt.long != "" && strings.EqualFold(opt.long, strings.TrimSpace(name)) {
-			return opt, strings.TrimSpace(value)
+	for _, list := range [][]option{table, named} {
+		for i := range list {
+			if opt := &list[i]; opt.long != "" && strings.EqualFold(opt.long, strings.TrimSpace(name)) {
+				return opt, strings.TrimSpace(value)
+			}
 		}
 	}
 	return nil, value
@@ -375,6 +392,56 @@ func setEnvelopeID(o *options, value string) error {
 	if _, err := mail.DecodeXtext(value); err == nil && len(value) <= maxEnvelopeID {
 		o.envelopeID = value
 	}
+	return nil
+}
+
+// setHoldFor takes a time from now on. Its unit is not left out: Sendmail's is minutes then, and that of SMTP seconds.
+func setHoldFor(o *options, value string) error {
+	seconds, err := parseSeconds(value)
+	if err != nil {
+		return usage("option -O HoldFor: %w", err)
+	}
+	o.holdFor = seconds
+	return nil
+}
+
+// parseSeconds returns a time with units as a number of seconds.
+func parseSeconds(s string) (string, error) {
+	if strings.Trim(s, "0123456789") == "" {
+		return "", fmt.Errorf("%q is not a time like 30m", s)
+	}
+	d, err := parseInterval(s)
+	return strconv.FormatInt(int64(d/time.Second), 10), err
+}
+
+func setHoldUntil(o *options, value string) error {
+	t, err := time.Parse(time.RFC3339, value)
+	if err != nil {
+		return usage("option -O HoldUntil: %q is not a time like 2026-12-24T18:00:00+01:00", value)
+	}
+	o.holdUntil = t.UTC().Format(time.RFC3339)
+	return nil
+}
+
+func setDeliverBy(o *options, value string) error {
+	after, mode, _ := strings.Cut(value, ";")
+	seconds, err := parseSeconds(after)
+	if err != nil {
+		return usage("option -O DeliverBy: %w", err)
+	}
+	o.by = seconds + ";" + mode
+	return nil
+}
+
+func setPriority(o *options, value string) (err error) {
+	if o.priority, err = mail.ParsePriority(value); err != nil {
+		return usage("option -O MTPriority: %w", err)
+	}
+	return nil
+}
+
+func setRequireTLS(o *options, value string) error {
+	o.requireTLS = isYes(value)
 	return nil
 }
 

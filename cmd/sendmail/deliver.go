@@ -72,6 +72,9 @@ func (o *options) submission() (s submit.Submission, err error) {
 	if s.Sender, err = o.senderPath(user); err != nil {
 		return s, err
 	}
+	if err := o.extend(&s.Envelope); err != nil {
+		return s, err
+	}
 	s.Recipients, s.Rejected = o.recipients()
 	if len(s.Recipients) == 0 && !o.headerRecipients && !s.Returns {
 		// Whoever types the message at a terminal wants to know it before.
@@ -81,6 +84,33 @@ func (o *options) submission() (s submit.Submission, err error) {
 		return s, submit.ErrNoRecipients
 	}
 	return s, nil
+}
+
+// extend completes an envelope with what -O says of it.
+func (o *options) extend(env *mail.Envelope) (err error) {
+	env.Priority = o.priority
+	if o.requireTLS {
+		env.TLS = mail.TLSRequired
+	}
+	if o.holdFor != "" {
+		if env.Hold, err = mail.HoldFor(o.holdFor, env.Arrival); err != nil {
+			return usage("option -O HoldFor: %w", err)
+		}
+	}
+	if o.holdUntil != "" {
+		if env.Hold, err = mail.HoldUntil(o.holdUntil, env.Arrival); err != nil {
+			return usage("option -O HoldUntil: %w", err)
+		}
+	}
+	if o.by != "" {
+		if env.DeliverBy, err = mail.ParseBy(o.by, env.Arrival); err != nil {
+			return usage("option -O DeliverBy: %w", err)
+		}
+	}
+	if err := env.CheckTimes(); err != nil {
+		return usage("option -O: %w", err)
+	}
+	return nil
 }
 
 // mailsErrors reports whether the caller wants errors to be mailed: cron does, who has nobody to show them to.

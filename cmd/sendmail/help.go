@@ -20,6 +20,9 @@ func help(w io.Writer) error {
 			without.WriteString(" -" + opt.name)
 		}
 	}
+	for _, opt := range named {
+		fmt.Fprintf(&b, "  -O %-22s %s\n", strings.TrimSuffix(opt.long+"="+opt.arg, "="), opt.says)
+	}
 	fmt.Fprintf(&b, "\nAccepted, without effect:%s\n\nRefused:\n%s\nsendmail(8) has the details.\n", &without, &refused)
 	_, err := io.WriteString(w, b.String())
 	return err

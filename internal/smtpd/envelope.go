@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -24,7 +25,13 @@ func (c *session) mail(arg string) error {
 		return c.wrong("553 5.1.7 %v", err)
 	}
 	c.env = mail.Envelope{Sender: path}
-	if err := c.parameters(parameters, mailParameters); err != nil {
+	err = c.parameters(parameters, mailParameters)
+	if err == nil {
+		if err = c.env.CheckTimes(); err != nil {
+			err = fmt.Errorf("501 5.5.4 %w", err)
+		}
+	}
+	if err != nil {
 		c.reset()
 		return c.wrong("%v", err)
 	}
@@ -33,6 +40,11 @@ func (c *session) mail(arg string) error {
 		return c.wrong("550 5.6.7 An address that is not ASCII needs SMTPUTF8")
 	}
 	c.inMail = true
+	if c.env.Priority > 0 && !c.o.Urgent {
+		c.env.Priority = 0
+		c.say("250 2.3.6 %s Sender accepted, with priority 0", path)
+		return nil
+	}
 	c.say("250 2.1.0 %s Sender accepted", path)
 	return nil
 }
@@ -126,6 +138,11 @@ var mailParameters = []parameter{
 	{"SMTPUTF8", (*session).setUTF8},
 	{"RET", (*session).setReturn},
 	{"ENVID", (*session).setEnvelopeID},
+	{"HOLDFOR", (*session).setHoldFor},
+	{"HOLDUNTIL", (*session).setHoldUntil},
+	{"BY", (*session).setDeliverBy},
+	{"MT-PRIORITY", (*session).setPriority},
+	{"REQUIRETLS", (*session).setRequireTLS},
 }
 
 var rcptParameters = []parameter{
@@ -221,6 +238,49 @@ func (c *session) setEnvelopeID(value string) error {
 func isXtext(s string) bool {
 	text, err := mail.DecodeXtext(s)
 	return s != "" && err == nil && !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' })
+}
+
+func (c *session) setHoldFor(value string) error { return c.setHold(mail.HoldFor, "HOLDFOR", value) }
+
+func (c *session) setHoldUntil(value string) error {
+	return c.setHold(mail.HoldUntil, "HOLDUNTIL", value)
+}
+
+func (c *session) setHold(parse func(string, time.Time) (mail.Hold, error), name, value string) error {
+	hold, err := parse(value, c.o.Now())
+	if err != nil {
+		return fmt.Errorf("501 5.5.4 %s: %w", name, err)
+	}
+	if !c.env.Hold.Until.IsZero() {
+		return errors.New("501 5.5.4 HOLDFOR and HOLDUNTIL do not stand together")
+	}
+	c.env.Hold = hold
+	return nil
+}
+
+func (c *session) setDeliverBy(value string) (err error) {
+	if c.env.DeliverBy, err = mail.ParseBy(value, c.o.Now()); err != nil {
+		return fmt.Errorf("501 5.5.4 BY: %w", err)
+	}
+	return nil
+}
+
+func (c *session) setPriority(value string) (err error) {
+	if c.env.Priority, err = mail.ParsePriority(value); err != nil {
+		return fmt.Errorf("501 5.5.2 MT-PRIORITY: %w", err)
+	}
+	return nil
+}
+
+func (c *session) setRequireTLS(value string) error {
+	if value != "" {
+		return errors.New("501 5.5.4 REQUIRETLS has no value")
+	}
+	if !c.o.Local {
+		return errors.New("555 5.5.4 REQUIRETLS is not offered on the way that you have come")
+	}
+	c.env.TLS = mail.TLSRequired
+	return nil
 }
 
 // last is the recipient whose parameters are being read.

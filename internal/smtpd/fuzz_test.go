@@ -17,7 +17,7 @@ import (
 // FuzzServe has a client say anything, at a pipe and at a socket, in one piece and in two. In the spool are then exactly
 // the messages that were accepted, no more than one for each sender that was, and none with a line end that is not CR LF.
 func FuzzServe(f *testing.F) {
-	for _, c := range conversations {
+	for _, c := range append(conversations, localConversations...) {
 		in := ""
 		for _, s := range c.steps {
 			in += s.wire()
@@ -37,7 +37,7 @@ func FuzzServe(f *testing.F) {
 		at := min(cut, uint(len(in)))
 		client := &script{Reader: io.MultiReader(strings.NewReader(in[:at]), strings.NewReader(in[at:]))}
 		_ = Serve(context.Background(), client, Options{
-			Hostname: "here.example", MaxSize: host.MaxSize, Pipe: pipe, AtOnce: 4, Now: drop.Now,
+			Hostname: "here.example", MaxSize: host.MaxSize, Pipe: pipe, Local: pipe, Urgent: pipe, AtOnce: 4, Now: drop.Now,
 			Submit: func(s submit.Submission) (Pending, error) {
 				s.Arrival = drop.Now()
 				s.Author = func() submit.Author { return submit.Author{Login: "ann"} }
@@ -46,7 +46,7 @@ func FuzzServe(f *testing.F) {
 		})
 		replies := client.String()
 		accepted := strings.Count(replies, " Message accepted for delivery\r\n")
-		if senders := strings.Count(replies, "250 2.1.0 "); accepted > senders {
+		if senders := strings.Count(replies, "250 2.1.0 ") + strings.Count(replies, "250 2.3.6 "); accepted > senders {
 			t.Errorf("%d messages accepted from %d senders", accepted, senders)
 		}
 		ids, others, err := dir.Names()
@@ -55,11 +55,26 @@ func FuzzServe(f *testing.F) {
 		}
 		for _, id := range ids {
 			checkContent(t, dir, id)
+			checkEnvelope(t, dir, id, pipe)
 			if err := os.Remove(filepath.Join(path, string(id))); err != nil {
 				t.Fatal(err)
 			}
 		}
 	})
+}
+
+// checkEnvelope looks at what a parameter must not do, whatever else it says.
+func checkEnvelope(t *testing.T, dir *drop.Dir, id mail.ID, local bool) {
+	t.Helper()
+	m, err := dir.Read(string(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	held := m.Hold.Until.Sub(m.Arrival)
+	if held > mail.MaxHold || !m.Hold.Until.IsZero() && m.Sender.IsNull() || m.Priority > 0 && !local || m.TLS == mail.TLSRequired && !local {
+		t.Errorf("accepted %+v", m.Envelope)
+	}
 }
 
 func checkContent(t *testing.T, dir *drop.Dir, id mail.ID) {

@@ -204,11 +204,20 @@ func (c *session) greet(name string, extended bool) error {
 		size = fmt.Sprintf("SIZE %d", c.o.MaxSize)
 	}
 	c.say("250-%s greets %s", c.o.Hostname, c.hello)
-	for _, extension := range []string{"PIPELINING", size, "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES", "CHUNKING"} {
+	for _, extension := range []string{"PIPELINING", size, "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES", "CHUNKING", c.futureRelease(), "DELIVERBY", "MT-PRIORITY"} {
 		c.say("250-%s", extension)
+	}
+	if c.o.Local {
+		c.say("250-REQUIRETLS")
 	}
 	c.say("250 LIMITS RCPTMAX=%d", maxRecipients)
 	return nil
+}
+
+// futureRelease announces how long we hold a message, and what time that is now (RFC 4865 section 4).
+func (c *session) futureRelease() string {
+	latest := c.o.Now().Add(mail.MaxHold)
+	return fmt.Sprintf("FUTURERELEASE %d %s", mail.MaxHold/time.Second, latest.UTC().Format(time.RFC3339))
 }
 
 // isHostname reports whether s could be the name of a host, or an address in brackets. It ends up in a header field.

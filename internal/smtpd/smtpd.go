@@ -7,8 +7,10 @@
 // follows BDAT (RFC 3030) is read, as many octets as it says, whether the chunk is wanted or not; if it does not say how
 // many, the session ends, because what follows might be content that looks like commands.
 //
-// It announces PIPELINING, SIZE, 8BITMIME, SMTPUTF8, DSN, ENHANCEDSTATUSCODES, CHUNKING and LIMITS. There is no
-// STARTTLS and no AUTH: who the client is, is known from the pipe or the socket, and whom to let in is decided before.
+// It announces PIPELINING, SIZE, 8BITMIME, SMTPUTF8, DSN, ENHANCEDSTATUSCODES, CHUNKING, FUTURERELEASE, DELIVERBY,
+// MT-PRIORITY and LIMITS. There is no STARTTLS and no AUTH: who the client is, is known from the pipe or the socket, and
+// whom to let in is decided before. REQUIRETLS (RFC 8689) is announced where nothing goes over a wire that TLS could
+// protect.
 //
 // The server of emersion/go-smtp, which has all these extensions, is not used: as of v0.25.1 it takes CR CR LF "." CR LF
 // for content, and so what follows for the rest of the message; it runs the chunk of a BDAT command with a wrong second
@@ -39,6 +41,10 @@ type Options struct {
 	MaxSize  int64  // of a message, in octets, to be announced; 0 means no limit
 	// Client is the address of the client as Received fields have it, "[192.0.2.1]"; "" if it has none.
 	Client string
+	// Local is set if the client is on this machine: nobody can listen in between.
+	Local bool
+	// Urgent is set if the client's messages may go before those of others (RFC 6710 section 5.1).
+	Urgent bool
 	// Pipe is set if the client is a program that we have at our standard input.
 	Pipe bool
 	// Submit reads a message to its end: an envelope, the content, and the trace. The error should be a *submit.Error.

@@ -101,17 +101,27 @@ func (q *queue) talk(t *testing.T, o Options, in io.Reader) (replies string, err
 	return strings.ReplaceAll(replies, "\r\n", "\n"), err
 }
 
+// local is a client on this machine whom we trust.
+func (q *queue) local() Options {
+	o := q.options()
+	o.Local, o.Urgent = true, true
+	return o
+}
+
 // A step is a command and the reply to it. "+" after a code means that the text does not matter.
 type step struct{ say, hear string }
 
-// conversations read as what a client says and hears. Lines end in CR LF, "|" within a command is another line end.
-var conversations = []struct {
+// A conversation reads as what a client says and hears. Lines end in CR LF, "|" within a command is another line end.
+type conversation struct {
 	name  string
 	steps []step
-	taken []string // sender, recipients, content
-}{
+	taken []string // sender, parameters, recipients, content
+}
+
+// conversations are those with any client.
+var conversations = []conversation{
 	{"a message", []step{
-		{"EHLO app", "250-here.example greets app\n250-PIPELINING\n250-SIZE 10000\n250-8BITMIME\n250-SMTPUTF8\n250-DSN\n250-ENHANCEDSTATUSCODES\n250-CHUNKING\n250 LIMITS RCPTMAX=1000"},
+		{"EHLO app", "250-here.example greets app\n250-PIPELINING\n250-SIZE 10000\n250-8BITMIME\n250-SMTPUTF8\n250-DSN\n250-ENHANCEDSTATUSCODES\n250-CHUNKING\n250-FUTURERELEASE 5184000 2027-01-21T01:02:03Z\n250-DELIVERBY\n250-MT-PRIORITY\n250 LIMITS RCPTMAX=1000"},
 		{"MAIL FROM:<ann@example.org>", "250 2.1.0 <ann@example.org> Sender accepted"},
 		{"RCPT TO:<bob@example.net>", "250 2.1.5 <bob@example.net> Recipient accepted"},
 		{"DATA", "354 End the message with a line of one dot"},
@@ -217,6 +227,39 @@ var conversations = []struct {
 		{"MAIL FROM:<a@x>", "250 +"}, {"RCPT TO:<b@x>", "250 +"}, {"BDAT 1|x", "250 +"}, {"BDAT 1 MORE|y", "501 5.5.4 +"}, {"DATA", "503 5.5.1 +"},
 		{"MAIL FROM:<a@x>", "250 +"}, {"RCPT TO:<b@x>", "250 +"}, {"BDAT 1|x", "250 +"}, {"QUIT", "221 +"},
 	}, nil},
+	{"times and priorities", []step{
+		{"EHLO app", "250-+"},
+		{"MAIL FROM:<a@x> HOLDFOR=3600 BY=7200;rt MT-PRIORITY=-9", "250 2.1.0 +"}, {"RCPT TO:<b@x>", "250 +"}, {"DATA", "354 +"}, {".", "250 +"},
+		{"MAIL FROM:<a@x> HOLDUNTIL=2026-11-23T00:00:00.5Z MT-PRIORITY=0", "250 2.1.0 +"}, {"RCPT TO:<b@x>", "250 +"}, {"DATA", "354 +"}, {".", "250 +"},
+		{"MAIL FROM:<> BY=-30;N MT-PRIORITY=1", "250 2.3.6 <> Sender accepted, with priority 0"}, {"RCPT TO:<b@x>", "250 +"}, {"DATA", "354 +"}, {".", "250 +"},
+	}, []string{
+		"<a@x> -9 held 2026-11-22T02:02:03Z for;3600 by 2026-11-22T03:02:03Z RT -> <b@x>: ",
+		"<a@x> held 2026-11-23T00:00:00Z until;2026-11-23T00:00:00.5Z -> <b@x>: ",
+		"<> by 2026-11-22T01:01:33Z N -> <b@x>: ",
+	}},
+	{"times and priorities that are wrong", []step{
+		{"MAIL FROM:<a@x> HOLDFOR=0", "501 5.5.4 +"}, {"MAIL FROM:<a@x> HOLDFOR", "501 5.5.4 +"}, {"MAIL FROM:<a@x> HOLDFOR=5184001", "501 5.5.4 +"},
+		{"MAIL FROM:<a@x> HOLDFOR=1h", "501 5.5.4 +"}, {"MAIL FROM:<a@x> HOLDFOR=-1", "501 5.5.4 +"}, {"MAIL FROM:<a@x> HOLDFOR=1 HOLDFOR=1", "501 5.5.4 +"},
+		{"MAIL FROM:<a@x> HOLDUNTIL=2026-11-22T01:02:03Z", "501 5.5.4 HOLDUNTIL: the time is over already"}, {"MAIL FROM:<a@x> HOLDUNTIL=2026-11-23", "501 5.5.4 +"},
+		{"MAIL FROM:<a@x> HOLDUNTIL=2026-11-23T00:00:00+00:00", "501 5.5.4 +"}, {"MAIL FROM:<a@x> HOLDUNTIL=2028-01-01T00:00:00Z", "501 5.5.4 +"},
+	}, nil},
+	{"more of them", []step{
+		{"MAIL FROM:<a@x> HOLDFOR=60 HOLDUNTIL=2026-11-23T00:00:00Z", "501 5.5.4 +"}, {"MAIL FROM:<> HOLDFOR=60", "501 5.5.4 +"},
+		{"MAIL FROM:<a@x> BY=60;R HOLDFOR=60", "501 5.5.4 +"}, {"MAIL FROM:<a@x> BY=0;R", "501 5.5.4 +"}, {"MAIL FROM:<a@x> BY=60", "501 5.5.4 +"}, {"MAIL FROM:<a@x> BY=60;X", "501 5.5.4 +"},
+		{"MAIL FROM:<a@x> BY=1000000000;N", "501 5.5.4 +"}, {"MAIL FROM:<a@x> MT-PRIORITY=10", "501 5.5.2 +"}, {"MAIL FROM:<a@x> MT-PRIORITY=+1", "501 5.5.2 +"}, {"MAIL FROM:<a@x> MT-PRIORITY", "501 5.5.2 +"},
+		{"RCPT TO:<b@x>", "503 5.5.1 +"},
+	}, nil},
+}
+
+// localConversations are those with a client on this machine whom we trust.
+var localConversations = []conversation{
+	{"haste, and TLS", []step{
+		{"EHLO app", "250-here.example greets app\n250-PIPELINING\n250-SIZE 10000\n250-8BITMIME\n250-SMTPUTF8\n250-DSN\n250-ENHANCEDSTATUSCODES\n250-CHUNKING\n" +
+			"250-FUTURERELEASE 5184000 2027-01-21T01:02:03Z\n250-DELIVERBY\n250-MT-PRIORITY\n250-REQUIRETLS\n250 LIMITS RCPTMAX=1000"},
+		{"MAIL FROM:<a@x> REQUIRETLS=1", "501 5.5.4 +"},
+		{"MAIL FROM:<a@x> REQUIRETLS MT-PRIORITY=9", "250 2.1.0 +"}, {"RCPT TO:<b@x>", "250 +"}, {"DATA", "354 +"}, {".", "250 +"},
+		{"MAIL FROM:<a@x>", "250 2.1.0 +"}, {"RCPT TO:<b@x>", "250 +"}, {"DATA", "354 +"}, {".", "250 +"},
+	}, []string{"<a@x> 9 requiretls -> <b@x>: ", "<a@x> -> <b@x>: "}},
 }
 
 func (m *message) String() string {
@@ -229,6 +272,18 @@ func (m *message) String() string {
 	}
 	if m.submission.SMTPUTF8 {
 		s += " UTF8"
+	}
+	if m.submission.Priority != 0 {
+		s += fmt.Sprint(" ", m.submission.Priority)
+	}
+	if m.submission.TLS == mail.TLSRequired {
+		s += " requiretls"
+	}
+	if hold := m.submission.Hold.String(); hold != "" {
+		s += " held " + hold
+	}
+	if by := m.submission.DeliverBy.String(); by != "" {
+		s += " by " + by
 	}
 	return s + " -> " + m.recipients + ": " + strings.ReplaceAll(m.content, "\r\n", "|")
 }
@@ -243,7 +298,12 @@ func (s step) wire() string {
 }
 
 func TestConversations(t *testing.T) {
-	for _, tt := range conversations {
+	converse(t, conversations, (*queue).options)
+	converse(t, localConversations, (*queue).local)
+}
+
+func converse(t *testing.T, list []conversation, options func(*queue) Options) {
+	for _, tt := range list {
 		t.Run(tt.name, func(t *testing.T) {
 			in, want := "", ""
 			for _, s := range tt.steps {
@@ -254,7 +314,7 @@ func TestConversations(t *testing.T) {
 			}
 			for how, r := range map[string]io.Reader{"pipelined": strings.NewReader(in), "octet by octet": iotest.OneByteReader(strings.NewReader(in))} {
 				q := &queue{}
-				got, err := q.talk(t, q.options(), r)
+				got, err := q.talk(t, options(q), r)
 				if err != nil {
 					t.Errorf("%s: %v", how, err)
 				}
@@ -715,7 +775,7 @@ func TestCommitsAtOnce(t *testing.T) {
 				} else if q.begun != many {
 					t.Errorf("%d messages, want %d", q.begun, many)
 				}
-				const before = 1 + 9 // the greeting, and what EHLO says
+				const before = 1 + 12 // the greeting, and what EHLO says
 				got := replies[before:]
 				if tt.stop < time.Hour && len(got) == len(want) { // the last NOOP was not heard
 					want = want[:len(want)-1]

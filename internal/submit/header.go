@@ -151,7 +151,9 @@ const (
 	bccName
 	messageIDName
 	originalFromName
-	droppedName // what only somebody else may add: Return-Path (RFC 5321 section 4.4), or would be wrong: Content-Length
+	priorityName    // MT-Priority (RFC 6758)
+	tlsRequiredName // TLS-Required (RFC 8689 section 5)
+	droppedName     // what only somebody else may add: Return-Path (RFC 5321 section 4.4), or would be wrong: Content-Length
 )
 
 func parseName(s []byte) (name fieldName, resent bool) {
@@ -190,6 +192,14 @@ func parseName(s []byte) (name fieldName, resent bool) {
 	case "x-original-from":
 		if !resent {
 			return originalFromName, false
+		}
+	case "mt-priority":
+		if !resent {
+			return priorityName, false
+		}
+	case "tls-required":
+		if !resent {
+			return tlsRequiredName, false
 		}
 	case "return-path", "content-length":
 		if !resent {

@@ -47,12 +47,31 @@ func (m *mending) survey() error {
 				m.to[resent] = append(m.to[resent], f.value)
 			}
 		}
+		m.wish(f)
 		m.has[f.name][resent] = m.has[f.name][resent] || m.says(f)
 	}
 	if m.hops > maxHops {
 		return Refuse(ExitData, mail.EnhancedCode{5, 4, 6}, "too many hops: %d Received fields, at most %d are allowed; the mail is in a loop (5.4.6)", m.hops, maxHops)
 	}
 	return nil
+}
+
+// wish notes what a field says that a parameter of MAIL could have said, and does not overrule it.
+func (m *mending) wish(f field) {
+	switch f.name {
+	case priorityName:
+		if n, err := mail.ParsePriority(string(bytes.TrimSpace(f.value))); err == nil && m.Priority == 0 {
+			m.Priority = n
+		}
+	case tlsRequiredName:
+		// "No" is all that it can say; of several, all must (RFC 8689 section 5).
+		no := bytes.EqualFold(bytes.TrimSpace(f.value), []byte("no"))
+		if first := !m.has[tlsRequiredName][0]; no && first && m.TLS == mail.TLSUnsaid {
+			m.TLS = mail.TLSNotRequired
+		} else if !no && m.TLS == mail.TLSNotRequired {
+			m.TLS = mail.TLSUnsaid
+		}
+	}
 }
 
 // says reports whether there is something in a field that no other need say in its place.

@@ -252,6 +252,40 @@ func TestEnvelopeIsKept(t *testing.T) {
 	}
 }
 
+// What a header wishes, if no parameter has said otherwise.
+func TestWishesInTheHeader(t *testing.T) {
+	for _, tt := range []struct {
+		header   string
+		given    mail.Envelope
+		priority int
+		tls      mail.TLSWish
+	}{
+		{"MT-Priority: -4\n", mail.Envelope{}, -4, mail.TLSUnsaid},
+		{"mt-priority:\t9 \n", mail.Envelope{}, 9, mail.TLSUnsaid},
+		{"MT-Priority: 10\nMT-Priority: 3\nMT-Priority: 4\n", mail.Envelope{}, 3, mail.TLSUnsaid},
+		{"MT-Priority: 3\n", mail.Envelope{Priority: -1}, -1, mail.TLSUnsaid},
+		{"Resent-MT-Priority: 3\nX-MT-Priority: 3\n", mail.Envelope{}, 0, mail.TLSUnsaid},
+		{"TLS-Required: No\n", mail.Envelope{}, 0, mail.TLSNotRequired},
+		{"tls-required:no\nTLS-Required: NO\n", mail.Envelope{}, 0, mail.TLSNotRequired},
+		{"TLS-Required: No\nTLS-Required: Yes\n", mail.Envelope{}, 0, mail.TLSUnsaid},
+		{"TLS-Required: Yes\nTLS-Required: No\n", mail.Envelope{}, 0, mail.TLSUnsaid},
+		{"TLS-Required: No\n", mail.Envelope{TLS: mail.TLSRequired}, 0, mail.TLSRequired},
+	} {
+		s := submission(t, tt.header+"\n", "bob@x")
+		s.Priority, s.TLS = tt.given.Priority, tt.given.TLS
+		m, content, err := testHost.submit(t, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Priority != tt.priority || m.TLS != tt.tls {
+			t.Errorf("%q: priority %d, TLS %q; want %d, %q", tt.header, m.Priority, m.TLS, tt.priority, tt.tls)
+		}
+		if !strings.Contains(content, strings.ReplaceAll(tt.header, "\n", "\r\n")) {
+			t.Errorf("%q is not in %q", tt.header, content)
+		}
+	}
+}
+
 func TestAuthor(t *testing.T) {
 	for _, tt := range []struct{ name, sender, full, want string }{
 		{"plain", "ann@x", "Ann Example", "Ann Example <ann@x>"},
