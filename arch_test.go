@@ -13,7 +13,7 @@ const module = "github.com/postrider/postrider"
 // neighbour.
 var layers = [][]string{
 	{"internal/mail"},
-	{"deliver/recode", "deliver/idn", "deliver/dns"},
+	{"deliver/recode", "deliver/idn", "deliver/users", "deliver/dns"},
 	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
 	{"spool", "internal/submit"},
 	{"deliver", "internal/smtpd", "internal/submitd"},

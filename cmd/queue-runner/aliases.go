@@ -12,6 +12,7 @@ import (
 
 	"github.com/postrider/postrider/deliver"
 	"github.com/postrider/postrider/deliver/alias"
+	"github.com/postrider/postrider/deliver/users"
 	"github.com/postrider/postrider/internal/config"
 	"github.com/postrider/postrider/internal/mail"
 )
@@ -115,7 +116,8 @@ func (l *lookup) isUser(ctx context.Context, rcpt mail.Path) (bool, error) {
 	if !l.users || !slices.Contains(l.local, rcpt.Domain()) {
 		return true, nil
 	}
-	return alias.IsUser(ctx, rcpt.Local())
+	_, ok, err := users.Find(ctx, rcpt.Local())
+	return ok, err
 }
 
 // trouble is a failure of our own making: mail waits until somebody has mended it.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -205,6 +206,8 @@ func transportWords(t config.Transport) string {
 		return "Maildir " + t.Path
 	case "mbox":
 		return "mbox file " + t.Path
+	case "pipe":
+		return fmt.Sprintf("program %q, for at most %s", append([]string{t.Path}, t.Args...), short(t.Timeout))
 	case "discard":
 		return "thrown away, as if it had been delivered"
 	case "fail":
@@ -373,6 +376,11 @@ func (r *report) lookAt(t config.Transport) {
 			err = fmt.Errorf("no certificate in %s", t.CAFile)
 		}
 		if err != nil {
+			r.problems = append(r.problems, fmt.Sprintf("transport %s: %v", t.Name, err))
+		}
+	}
+	if t.Scheme == "pipe" {
+		if _, err := exec.LookPath(t.Path); err != nil {
 			r.problems = append(r.problems, fmt.Sprintf("transport %s: %v", t.Name, err))
 		}
 	}

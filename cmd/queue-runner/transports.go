@@ -24,7 +24,8 @@ var schemes = map[string]func(t config.Transport, hostname string, trace func(re
 	"submission":  server,
 	"submissions": server,
 	"maildir":     maildir,
-	"mbox":        mbox,
+	"mbox":        oneByOne(mbox),
+	"pipe":        oneByOne(pipe),
 	"discard":     func(config.Transport, string, func(_, _ string)) deliver.Transport { return deliver.Discard{} },
 	"fail": func(t config.Transport, _ string, _ func(_, _ string)) deliver.Transport {
 		return deliver.Fail{Text: t.Text}
@@ -134,13 +135,6 @@ func rootCAs(file string) (*x509.CertPool, error) {
 func maildir(t config.Transport, _ string, _ func(_, _ string)) deliver.Transport {
 	return transportFunc(func(context.Context) (deliver.Session, error) {
 		return deliver.OneByOne(&local.Maildir{Dir: t.Path}), nil
-	})
-}
-
-func mbox(t config.Transport, _ string, _ func(_, _ string)) deliver.Transport {
-	b := local.Mbox{Path: t.Path, Owner: os.Geteuid()}
-	return transportFunc(func(context.Context) (deliver.Session, error) {
-		return deliver.OneByOne(&local.Session{One: b.Deliver}), nil
 	})
 }
 

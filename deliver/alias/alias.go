@@ -1,5 +1,4 @@
-// Package alias says whom a local name stands for: it reads aliases(5) and looks up the users of this machine. The file is
-// read as it is, without a database made of it.
+// Package alias says whom a local name stands for: it reads aliases(5), the file itself, without a database made of it.
 package alias
 
 import (

@@ -1,7 +1,6 @@
 package alias
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -188,35 +187,6 @@ func TestFileThatOthersCanWriteTo(t *testing.T) {
 	}
 	if _, _, err := Load(filepath.Dir(file), isOwn); err == nil {
 		t.Error("a directory is taken for a file")
-	}
-}
-
-func TestIsUser(t *testing.T) {
-	dir := t.TempDir()
-	passwd := filepath.Join(dir, "passwd")
-	getent := filepath.Join(dir, "getent")
-	if err := os.WriteFile(passwd, []byte("root:x:0:0::/:/bin/sh\nann:x:1000:1000::/:/bin/sh\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	script := "#!/bin/sh\ncase $2 in ldap) exit 0;; broken) exit 1;; esac\nexit 2\n"
-	if err := os.WriteFile(getent, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	tests := []struct {
-		name       string
-		want, fail bool
-	}{
-		{"ann", true, false}, {"Ann", true, false}, {"ann+x", true, false}, {"ldap", true, false},
-		{"bob", false, false}, {"", false, false}, {"-x", false, false}, {"a:b", false, false}, {"../x", false, false},
-		{"broken", false, true},
-	}
-	for _, tt := range tests {
-		if got, err := isUser(context.Background(), tt.name, passwd, getent); got != tt.want || (err != nil) != tt.fail {
-			t.Errorf("isUser(%q) = %v, %v; want %v", tt.name, got, err, tt.want)
-		}
-	}
-	if got, err := isUser(context.Background(), "bob", passwd, filepath.Join(dir, "none")); got || err != nil {
-		t.Errorf("without getent: %v, %v", got, err)
 	}
 }
 

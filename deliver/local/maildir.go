@@ -1,4 +1,4 @@
-// Package local delivers on this machine: into Maildirs and mbox files.
+// Package local delivers on this machine: into Maildirs and mbox files, and to programs.
 //
 // A Maildir delivery is exactly once, whatever is killed or loses power in between. The name of the file follows from
 // the message and the recipient alone, so that a second attempt meets what the first one left behind:

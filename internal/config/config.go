@@ -88,17 +88,19 @@ type Retry struct {
 // A Transport is a way to hand mail over.
 type Transport struct {
 	Name         string
-	Scheme       string // smtp, submission, submissions, maildir, mbox, discard, fail
-	Host         string // for the SMTP schemes: name or address, IPv6 without brackets
-	Port         int    // likewise, with the scheme's default filled in
-	User         string // login; "" for none
-	PasswordFile string // of the login
-	Path         string // for maildir and mbox
-	TLS          string // for the SMTP schemes: TLSNone, TLSMay or TLSVerify
-	Concurrency  int    // sessions at once
-	CAFile       string // trusted certificates besides the system's; "" for none
-	Socks        Socks  // for the SMTP schemes: the way to Host
-	Text         string // for fail: what the bounce says
+	Scheme       string        // smtp, submission, submissions, maildir, mbox, pipe, discard, fail
+	Host         string        // for the SMTP schemes: name or address, IPv6 without brackets
+	Port         int           // likewise, with the scheme's default filled in
+	User         string        // login; "" for none
+	PasswordFile string        // of the login
+	Path         string        // for maildir, mbox and pipe
+	TLS          string        // for the SMTP schemes: TLSNone, TLSMay or TLSVerify
+	Concurrency  int           // sessions at once
+	CAFile       string        // trusted certificates besides the system's; "" for none
+	Socks        Socks         // for the SMTP schemes: the way to Host
+	Text         string        // for fail: what the bounce says
+	Args         []string      // for pipe: what follows the program's name
+	Timeout      time.Duration // for pipe
 }
 
 // A Socks is a SOCKS5 proxy that connects for us.

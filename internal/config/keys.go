@@ -70,6 +70,8 @@ var transportKeys = []key[Transport]{
 	{"socks", func(t *Transport, v *node) error { return v.socks(&t.Socks) }},
 	{"socks_password_file", func(t *Transport, v *node) error { return v.secretPath(&t.Socks.PasswordFile) }},
 	{"text", func(t *Transport, v *node) error { return v.line(&t.Text) }},
+	{"args", func(t *Transport, v *node) error { return v.arguments(&t.Args) }},
+	{"timeout", func(t *Transport, v *node) error { return v.duration(&t.Timeout) }},
 }
 
 var routeKeys = []key[Route]{

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2/unstable"
 )
@@ -21,6 +22,7 @@ type scheme struct {
 	concurrency int      // default
 	login       bool     // takes USER@ in front of the host
 	text        string   // default
+	timeout     time.Duration
 }
 
 // form is what follows the scheme in a URL.
@@ -40,6 +42,7 @@ var schemes = []scheme{
 	{name: "submissions", form: overNetwork, port: 465, tls: []string{TLSVerify, TLSMay}, concurrency: 3, login: true},
 	{name: "maildir", form: toPath, concurrency: 4},
 	{name: "mbox", form: toPath, concurrency: 1},
+	{name: "pipe", form: toPath, concurrency: 4, timeout: 30 * time.Second},
 	{name: "discard", form: alone, concurrency: 1},
 	{name: "fail", form: alone, concurrency: 1, text: "mail to this address is not sent from this host"},
 }
@@ -54,6 +57,8 @@ func (s scheme) takes(key string) bool {
 		return s.login
 	case "text":
 		return s.text != ""
+	case "args", "timeout":
+		return s.timeout > 0
 	}
 	return true
 }
@@ -76,7 +81,7 @@ func schemeNames() string {
 
 // newTransport returns a transport of the scheme with its defaults.
 func newTransport(name string, s scheme) Transport {
-	t := Transport{Name: name, Scheme: s.name, Port: s.port, Concurrency: s.concurrency, Text: s.text}
+	t := Transport{Name: name, Scheme: s.name, Port: s.port, Concurrency: s.concurrency, Text: s.text, Timeout: s.timeout}
 	if len(s.tls) > 0 {
 		t.TLS = s.tls[0]
 	}
@@ -109,7 +114,11 @@ func parseURL(name, url string) (Transport, error) {
 	switch s.form {
 	case toPath:
 		if !isPath(rest) {
-			return Transport{}, fmt.Errorf("%s needs an absolute path: %s:/var/mail/archive", s.name, s.name)
+			example := "/var/mail/archive"
+			if s.name == "pipe" {
+				example = "/usr/local/bin/program"
+			}
+			return Transport{}, fmt.Errorf("%s needs an absolute path: %s:%s", s.name, s.name, example)
 		}
 		t.Path = filepath.Clean(rest)
 	case alone:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -253,4 +254,25 @@ func (n *node) size(to *int64) error {
 		return nil
 	}
 	return n.want(`a size such as "25MB" or a number of octets; 0 for no limit`)
+}
+
+// placeholders are the arguments of a program that stand for something else.
+var placeholders = []string{"{sender}", "{recipient}", "{user}", "{domain}"}
+
+// arguments takes a list of strings. What looks like a placeholder must be one: it would be believed to be replaced.
+func (n *node) arguments(to *[]string) error {
+	if n.kind != unstable.Array {
+		return n.want(`a list such as ["-f", "{sender}", "{recipient}"]`)
+	}
+	*to = []string{}
+	for _, item := range n.items {
+		if item.kind != unstable.String || strings.ContainsRune(item.text, 0) {
+			return item.want("a string in quotes")
+		}
+		if strings.ContainsAny(item.text, "{}") && !slices.Contains(placeholders, item.text) {
+			return item.want("one of " + strings.Join(placeholders, ", ") + " as an argument of its own, or an argument without braces")
+		}
+		*to = append(*to, item.text)
+	}
+	return nil
 }
