@@ -320,12 +320,27 @@ func TestAuthorIn(t *testing.T) {
 	for uid, want := range map[int]Author{
 		0: {"root", "root"}, 1000: {"joe", "Joe  Miller"}, 12345: {"12345", ""}, 7: {"7", ""}, 8: {"anon", ""},
 	} {
-		if got := authorIn(file, uid); got != want {
+		if got := authorIn(file, "/nonexistent/getent", uid); got != want {
 			t.Errorf("user %d is %q, want %q", uid, got, want)
 		}
 	}
-	if got := authorIn(file+".missing", 5); got != (Author{Login: "5"}) {
+	if got := authorIn(file+".missing", "/nonexistent/getent", 5); got != (Author{Login: "5"}) {
 		t.Errorf("without the file user 5 is %q", got)
+	}
+}
+
+// Users of a directory, and those that systemd makes up, are in no file.
+func TestAuthorWhomGetentKnows(t *testing.T) {
+	getent := filepath.Join(t.TempDir(), "getent")
+	script := "#!/bin/sh\n[ \"$1\" = passwd ] && [ \"$#\" = 2 ] && [ -z \"$NAME\" ] || exit 1\ncase $2 in\n5000) echo 'eve:*:5000:5000:Eve Example,,,:/:/bin/sh'; echo more;;\n5001) echo 'not an entry';;\n5002) echo 'root:x:0:0:root:/:';;\n*) exit 2;;\nesac\n"
+	if err := os.WriteFile(getent, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NAME", "of the caller's environment")
+	for uid, want := range map[int]Author{5000: {"eve", "Eve Example"}, 5001: {Login: "5001"}, 5002: {Login: "5002"}, 5003: {Login: "5003"}} {
+		if got := authorIn("/nonexistent/passwd", getent, uid); got != want {
+			t.Errorf("user %d is %q, want %q", uid, got, want)
+		}
 	}
 }
 
