@@ -50,6 +50,9 @@ type intake struct {
 	taken    atomic.Int64 // messages
 	wake     func()       // called after each, one at a time; nil if there is nobody to be told
 	waking   sync.Mutex
+
+	service   bool                   // as newIntake was told
+	successor atomic.Pointer[intake] // who attends to new clients after a change of the configuration; nil: nobody else
 }
 
 // newIntake opens the spool. service says that who started us did so for the whole machine, whoever we are.
@@ -63,7 +66,17 @@ func newIntake(cfg *config.Config, service bool, logf func(format string, args .
 		return nil, errors.Join(err, dir.Close())
 	}
 	n := places()
-	return &intake{guests: g, host: cfg.Host(), dir: dir, places: n, logf: logf, clients: newShares(max(1, n/shareOfOne)), messages: newShares(maxMessages)}, nil
+	return &intake{guests: g, service: service, host: cfg.Host(), dir: dir, places: n, logf: logf, clients: newShares(max(1, n/shareOfOne)), messages: newShares(maxMessages)}, nil
+}
+
+// change has those who come from now on treated as another configuration says.
+func (in *intake) change(cfg *config.Config) error {
+	g, err := newGuests(cfg, in.service)
+	if err != nil {
+		return err
+	}
+	in.successor.Store(&intake{guests: g, host: cfg.Host(), dir: in.dir, places: in.places, logf: in.logf, clients: in.clients, messages: in.messages})
+	return nil
 }
 
 // serve lets clients in until ctx is done. It returns when the last one is out.
@@ -112,7 +125,11 @@ func (in *intake) accept(ctx context.Context, d door, clients *sync.WaitGroup, e
 	}
 	clients.Go(func() {
 		defer func() { <-entry }()
-		in.attend(ctx, conn, d.submission)
+		host := in
+		if next := in.successor.Load(); next != nil {
+			host = next
+		}
+		host.attend(ctx, conn, d.submission)
 	})
 }
 

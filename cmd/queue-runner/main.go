@@ -257,12 +257,13 @@ func deliverMail(file string, o options, stdout, stderr io.Writer) (err error) {
 	if o.verbose {
 		log = show.alongside(log)
 	}
-	r, err := newRunner(cfg, log, trace)
+	build := func(cfg *config.Config) (*runner, error) { return newRunner(cfg, log, trace) }
+	r, err := build(cfg)
 	if err != nil {
 		return err
 	}
 	if o.daemon {
-		return r.attended(cfg, doors, o.interval)
+		return r.attended(doors, o.interval, &reloader{file: file, cfg: cfg, rebuild: build, logf: log})
 	}
 	r.spool.Only = o.only
 	made, err := r.once(o.wait)

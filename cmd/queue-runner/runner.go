@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"os/signal"
 	"slices"
 	"syscall"
@@ -158,9 +159,12 @@ const renewal = time.Hour
 const heldRetry = time.Second
 
 // attended makes passes, and takes messages that come in by the doors, until it is told to stop.
-func (r *runner) attended(cfg *config.Config, doors []door, interval time.Duration) error {
+func (r *runner) attended(doors []door, interval time.Duration, again *reloader) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	cfg := again.cfg
 	if err := spool.Create(cfg.Spool); err != nil {
 		return err
 	}
@@ -176,15 +180,18 @@ func (r *runner) attended(cfg *config.Config, doors []door, interval time.Durati
 	}
 	served := make(chan error, 1)
 	go func() { served <- in.serve(ctx, doors) }()
-	err = r.daemon(ctx, interval)
+	again.intake = in
+	changed := make(chan *runner)
+	go again.follow(ctx, hangup, changed)
+	err = r.daemon(ctx, interval, changed)
 	stop()
 	return errors.Join(err, <-served)
 }
 
-// daemon makes passes until ctx is done.
-func (r *runner) daemon(ctx context.Context, interval time.Duration) error {
-	r.pass.Stay, r.pass.Renew = interval, renewal
+// daemon makes passes until ctx is done: those after a change, as the new runner does.
+func (r *runner) daemon(ctx context.Context, interval time.Duration, changed <-chan *runner) error {
 	for ctx.Err() == nil {
+		r.pass.Stay, r.pass.Renew = interval, renewal
 		s, err := spool.Acquire(r.dir, r.spool)
 		if errors.Is(err, spool.ErrHeld) {
 			sleep(ctx, heldRetry)
@@ -193,8 +200,12 @@ func (r *runner) daemon(ctx context.Context, interval time.Duration) error {
 		if err != nil {
 			return err
 		}
-		if err := r.run(ctx, s); err != nil {
+		next, err := r.runUntil(ctx, s, changed)
+		if err != nil {
 			return err
+		}
+		if next != nil {
+			r = next
 		}
 	}
 	return nil
