@@ -38,17 +38,18 @@ type lookup struct {
 	file  string
 	local []string // domains
 	names []string // local, and the domain that is appended to bare names
+	as    string   // the user whom files and commands in the file are for; "" if there are none
 	users bool     // mail for local goes to mailboxes of this host: a name must be an alias or a user
 	logf  func(format string, args ...any)
 
-	mu    sync.Mutex
-	table *alias.Table
-	read  time.Time // modification time of the file that table was read from
-	size  int64
+	mu       sync.Mutex
+	table    *alias.Table
+	modified time.Time // when the file that table was read from was
+	size     int64
 }
 
 func newLookup(cfg *config.Config, logf func(format string, args ...any)) *lookup {
-	l := &lookup{file: cfg.Aliases, local: cfg.LocalDomains, logf: logf, users: deliversLocally(cfg)}
+	l := &lookup{file: cfg.Aliases, local: cfg.LocalDomains, as: cfg.AliasUser, logf: logf, users: deliversLocally(cfg)}
 	l.names = append(slices.Clone(l.local), cfg.Domain)
 	return l
 }
@@ -86,6 +87,11 @@ func (l *lookup) isOwn(domain string) bool { return slices.Contains(l.names, dom
 
 // Expand implements deliver.Expander.
 func (l *lookup) Expand(ctx context.Context, rcpt mail.Path) (deliver.Expansion, error) {
+	if _, ok := programOf(rcpt); ok {
+		return deliver.Expansion{}, &mail.Failure{Result: mail.Result{Action: mail.Failed, Reply: mail.Reply{
+			Enhanced: mail.EnhancedCode{5, 1, 3}, Text: "nobody can write to a file or a command",
+		}}}
+	}
 	table, err := l.load()
 	if err != nil {
 		return deliver.Expansion{}, trouble(err)
@@ -139,6 +145,13 @@ func (l *lookup) qualify(x alias.Expansion, domain string) (deliver.Expansion, e
 		}
 		out.Targets = append(out.Targets, r)
 	}
+	for _, program := range x.Programs {
+		p, err := programPath(program, domain)
+		if err != nil {
+			return out, trouble(err)
+		}
+		out.Targets = append(out.Targets, mail.Recipient{Path: p, Expanded: true})
+	}
 	if x.Owner != "" {
 		owner, err := mail.ParsePath(x.Owner + "@" + domain)
 		if err != nil {
@@ -158,18 +171,28 @@ func (l *lookup) load() (*alias.Table, error) {
 	if st, err := os.Stat(l.file); err == nil {
 		modified, size = st.ModTime(), st.Size()
 	}
-	if l.table != nil && modified.Equal(l.read) && size == l.size {
+	if l.table != nil && modified.Equal(l.modified) && size == l.size {
 		return l.table, nil
 	}
-	table, problems, err := alias.Load(l.file, l.isOwn)
+	table, problems, err := l.read()
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range problems {
 		l.logf("%s", p)
 	}
-	l.table, l.read, l.size = table, modified, size
+	l.table, l.modified, l.size = table, modified, size
 	return table, nil
+}
+
+// read reads the file.
+func (l *lookup) read() (*alias.Table, []alias.Problem, error) {
+	table, problems, err := alias.Load(l.file, l.isOwn)
+	if err != nil {
+		return nil, nil, err
+	}
+	table.Programs = l.as != ""
+	return table, problems, nil
 }
 
 // syntaxError is for an alias file with mistakes in it: 65 (EX_DATAERR), as callers of newaliases expect.
@@ -183,7 +206,7 @@ func newAliases(cfg *config.Config, stdout, stderr io.Writer) error {
 	if _, err := os.Stat(cfg.Aliases); os.IsNotExist(err) {
 		return nil
 	}
-	table, problems, err := alias.Load(cfg.Aliases, newLookup(cfg, nil).isOwn)
+	table, problems, err := newLookup(cfg, nil).read()
 	if err != nil {
 		return syntaxError{err}
 	}

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/postrider/postrider/deliver"
-	"github.com/postrider/postrider/deliver/alias"
 	"github.com/postrider/postrider/internal/config"
 	"github.com/postrider/postrider/internal/listen"
 )
@@ -78,7 +77,7 @@ func (r *report) localNames() string {
 	if r.cfg.Aliases == "" {
 		return words + "; no aliases"
 	}
-	table, problems, err := alias.Load(r.cfg.Aliases, newLookup(r.cfg, nil).isOwn)
+	table, problems, err := newLookup(r.cfg, nil).read()
 	if err != nil {
 		r.problems = append(r.problems, err.Error())
 		return words + "; aliases cannot be read"
@@ -86,7 +85,14 @@ func (r *report) localNames() string {
 	for _, p := range append(problems, table.Check()...) {
 		r.notes = append(r.notes, p.String())
 	}
-	return words + "; aliases: " + table.Summary()
+	words += "; aliases: " + table.Summary()
+	if user := r.cfg.AliasUser; user != "" {
+		words += "; files and commands in them as " + user
+		if err := mayActAs(user); err != nil {
+			r.problems = append(r.problems, err.Error())
+		}
+	}
+	return words
 }
 
 func (r *report) names() {

@@ -96,6 +96,10 @@ func (x *explanation) recipient(rcpt mail.Path, expanded bool, indent string) {
 	if !expanded && x.names.concerns(full) && x.alias(full, as, indent) {
 		return
 	}
+	if program, ok := programOf(full); ok && expanded {
+		fmt.Fprintf(&x.to, "%s%s: as %s\n", indent, program, x.cfg.AliasUser)
+		return
+	}
 	hop, err := routeTable(x.cfg).NextHop(x.sender, full, 0)
 	if err != nil {
 		x.dead("%s: %v", as, err)

@@ -44,6 +44,9 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any), trace 
 				if !expanded && names.concerns(rcpt) {
 					return aliases
 				}
+				if _, ok := programOf(rcpt); ok && expanded && names.concerns(rcpt) {
+					return programs
+				}
 				hop, err := table.NextHop(sender, rcpt, attempts)
 				if err != nil {
 					return unrouted
@@ -61,6 +64,8 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any), trace 
 				switch name {
 				case unrouted:
 					return deliver.Route{}, route.ErrNoRoute
+				case programs:
+					return deliver.Route{Transport: names.programs()}, nil
 				case aliases:
 					return deliver.Route{Expander: names, Concurrency: 1}, nil
 				}
@@ -90,7 +95,7 @@ func submitHost(cfg *config.Config) *submit.Host {
 
 // fingerprint changes with whatever decides where mail goes, and how.
 func fingerprint(cfg *config.Config) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%v\n%v\n%v\n%v\n%v", cfg.Routes, cfg.Transports, cfg.LocalDomains, cfg.Domain, cfg.Aliases))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%v\n%v\n%v\n%v\n%v\n%v", cfg.Routes, cfg.Transports, cfg.LocalDomains, cfg.Domain, cfg.Aliases, cfg.AliasUser))
 	return hex.EncodeToString(sum[:])
 }
 

@@ -14,6 +14,9 @@ import (
 
 // A Table is an alias file that has been read.
 type Table struct {
+	// Programs lets aliases stand for files and commands. Otherwise these are left out.
+	Programs bool
+
 	file    string
 	own     func(domain string) bool
 	entries map[string]entry // by name in lower case

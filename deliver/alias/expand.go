@@ -17,6 +17,8 @@ type Expansion struct {
 	// Targets are the addresses, each once. Those without a domain, or at one of our own, are local names that are no
 	// aliases themselves.
 	Targets []mail.Path
+	// Programs are files and commands, each once: "/path", "/path/" for a Maildir, or "|command".
+	Programs []string
 	// Discards is set if nobody is among the targets on purpose: /dev/null.
 	Discards bool
 	// Owner is the name "owner-" plus the alias, if there is such an alias: bounces go there. "" if there is none.
@@ -58,7 +60,7 @@ func (t *Table) Expand(name string, user bool) (Expansion, error) {
 	switch {
 	case x.unread != nil:
 		return x.Expansion, x.unread
-	case len(x.Targets) > 0 || x.Discards && len(x.Skipped) == 0:
+	case len(x.Targets)+len(x.Programs) > 0 || x.Discards && len(x.Skipped) == 0:
 		return x.Expansion, nil
 	case len(x.Skipped) > 0:
 		return x.Expansion, fmt.Errorf("%w: %s", errNobody, strings.Join(x.Skipped, "; "))
@@ -99,6 +101,7 @@ type expander struct {
 	table  *Table
 	seen   map[string]bool // names and addresses that have been followed
 	looped bool
+	listed int   // lists that we are in
 	unread error // about the first list that could not be read
 }
 
@@ -128,16 +131,33 @@ func (x *expander) target(alias, s string, depth int) {
 	switch {
 	case bare == "/dev/null":
 		x.Discards = true
-	case strings.HasPrefix(bare, "|"):
-		x.skip("commands are not run: %s", s)
-	case strings.HasPrefix(bare, "/"):
-		x.skip("mail is not appended to files: %s", s)
+	case strings.HasPrefix(bare, "|"), strings.HasPrefix(bare, "/"):
+		x.program(s)
 	case strings.HasPrefix(strings.ToLower(bare), ":include:"):
 		x.include(alias, strings.TrimSpace(bare[len(":include:"):]), depth)
 	case strings.HasPrefix(bare, `\`):
 		x.address(alias, bare, depth)
 	default:
 		x.address(alias, s, depth)
+	}
+}
+
+// program adds a file or a command.
+func (x *expander) program(s string) {
+	p, ok := program(s)
+	err := checkProgram(p)
+	switch {
+	case !x.table.Programs && strings.HasPrefix(p, "|"):
+		x.skip("commands are not run: %s", s)
+	case !x.table.Programs:
+		x.skip("mail is not appended to files: %s", s)
+	case x.listed > 0:
+		x.skip("a list cannot name files and commands: %s", s)
+	case !ok || err != nil:
+		x.skip("%s: %v", s, err)
+	case !x.seen["to "+p] && len(x.Targets)+len(x.Programs) < maxTargets:
+		x.seen["to "+p] = true
+		x.Programs = append(x.Programs, p)
 	}
 }
 
@@ -159,6 +179,8 @@ func (x *expander) include(alias, file string, depth int) {
 		}
 		return
 	}
+	x.listed++
+	defer func() { x.listed-- }()
 	for line := range logicalLines(b) {
 		targets, err := splitTargets(line.text)
 		if err != nil {

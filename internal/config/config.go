@@ -22,6 +22,7 @@ type Config struct {
 	Domain         string   // appended to bare addresses, in lower case
 	LocalDomains   []string // this host's own names, in lower case
 	Aliases        string   // alias file; "" for none
+	AliasUser      string   // login name of who gets the files and commands in it done; "" to leave them out
 	MaxMessageSize int64    // in octets; 0 means no limit
 	Delivery       string   // what sendmail does after it has queued: DeliverBackground or DeliverQueue
 	Log            string   // LogAuto, LogStderr or LogSyslog

@@ -220,7 +220,7 @@ func TestMistakes(t *testing.T) {
 		{"end in the middle", "domain =", "1:8: expected value, not end of input"},
 		{"columns are characters", `log = "ü" x`, `1:11: expected newline but got U+0078 'x'`},
 
-		{"unknown key", "\nspol = \"/tmp\"", `2:1: unknown key "spol"; expected one of spool, hostname, domain, local_domains, aliases, relay, ` +
+		{"unknown key", "\nspol = \"/tmp\"", `2:1: unknown key "spol"; expected one of spool, hostname, domain, local_domains, aliases, alias_user, relay, ` +
 			`password_file, max_message_size, delivery, log, force_from, rewrite, listen, retry, transport, route`},
 		{"unknown key in a table", "[retry]\n  wait = \"1m\"", `2:3: unknown key "retry.wait"; expected one of first, factor, max_wait, attempts, expire`},
 		{"unknown key in a transport", "[transport.a]\nurl = \"discard:\"\nport = 25", `3:1: unknown key "transport.a.port"; expected one of url, concurrency, tls, password_file, ca_file, socks, socks_password_file, text, args, timeout`},

@@ -33,6 +33,7 @@ func settingsKeys() []key[settings] {
 		{"domain", func(s *settings, v *node) error { return v.domain(&s.Domain) }},
 		{"local_domains", func(s *settings, v *node) error { return v.domains(&s.LocalDomains) }},
 		{"aliases", func(s *settings, v *node) error { return v.pathOrNone(&s.Aliases) }},
+		{"alias_user", func(s *settings, v *node) error { return v.line(&s.AliasUser) }},
 		{"relay", func(s *settings, v *node) error { s.relay = v; return nil }},
 		{"password_file", func(s *settings, v *node) error { s.passwordFile = v; return nil }},
 		{"max_message_size", func(s *settings, v *node) error { return v.size(&s.MaxMessageSize) }},
