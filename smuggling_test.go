@@ -73,7 +73,6 @@ type way struct {
 	dir  *drop.Dir
 	to   *mail.Path
 	conn *tape
-	out  *smtp.Session
 	n    int
 }
 
@@ -132,17 +131,21 @@ func (w *way) take(content string) {
 
 func (w *way) send(m *mail.Message) {
 	w.t.Helper()
-	if w.n%1000 == 0 {
-		w.conn = &tape{}
-		w.conn.say("220 server.example\r\n")
-		to := &smtp.Server{Host: "127.0.0.1", Hello: "here.example", Dial: func(context.Context, string, string) (net.Conn, error) { return w.conn, nil }}
-		var err error
-		if w.out, err = smtp.Open(context.Background(), to); err != nil {
-			w.t.Fatal(err)
-		}
+	w.conn = &tape{}
+	w.conn.say("220 server.example\r\n")
+	to := &smtp.Server{Host: "127.0.0.1", Hello: "here.example", Dial: func(context.Context, string, string) (net.Conn, error) { return w.conn, nil }}
+	out, err := smtp.Open(context.Background(), to)
+	if err != nil {
+		w.t.Fatal(err)
 	}
 	w.conn.sent.Reset()
-	if r := w.out.Deliver(context.Background(), m, []int{0})[0]; r.Action != mail.Relayed {
+	attempts, answer := make(chan mail.Attempt, 1), make(chan []mail.Result, 1)
+	attempts <- mail.Attempt{Message: m, Positions: []int{0}, Done: func(results []mail.Result) { answer <- results }}
+	close(attempts)
+	if err := out.Deliver(context.Background(), attempts); err != nil {
+		w.t.Fatal(err)
+	}
+	if r := <-answer; len(r) != 1 || r[0].Action != mail.Relayed {
 		w.t.Fatalf("%+v", r)
 	}
 }
@@ -177,6 +180,7 @@ func messages(lines []string) int {
 			n++
 			inContent = true
 		case command == "" && i == len(lines)-1:
+		case command == "QUIT" && i == len(lines)-2:
 		case !strings.HasPrefix(command, "MAIL FROM:<bob@") && command != "RCPT TO:<bob@example.com>":
 			return -1
 		}

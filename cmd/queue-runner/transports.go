@@ -76,7 +76,7 @@ func server(t config.Transport, hostname string, trace func(relay, line string))
 		if err != nil {
 			return nil, err
 		}
-		return deliver.OneByOne(session), nil
+		return session, nil
 	})
 }
 

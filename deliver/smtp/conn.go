@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -16,7 +18,8 @@ import (
 	"github.com/postrider/postrider/internal/mail"
 )
 
-// A conn carries commands and replies, each with its deadline, and keeps the transcript.
+// A conn carries commands and replies, each with its deadline, and keeps the transcript. One goroutine may send while
+// another one reads replies.
 type conn struct {
 	raw net.Conn // to close: never waits for anything
 	rw  net.Conn // the same, or TLS over it
@@ -28,11 +31,26 @@ type conn struct {
 	replacer *strings.Replacer
 
 	interrupted atomic.Bool // the caller has lost interest; raw is closed
-	limit       time.Duration
-	deadline    time.Time  // of the reply being read; zero until its first octet has to be waited for
-	sending     chan error // of a long group of commands on its way
-	sendErr     error      // we cannot be heard any more, but may still hear
+	sending     chan error  // of a long group of commands on its way
+
+	mu      sync.Mutex
+	offered int64 // octets that were given to the network so far, or are about to be
+	written int64 // and those that it has taken
+	sendErr error // we cannot be heard any more, but may still hear
+	wait    wait
 }
+
+// A wait is for a reply. Its deadline begins when the reply is first waited for and what it answers is out: however long
+// it takes to send a message, the server has its full time to answer.
+type wait struct {
+	limit   time.Duration
+	answers int64 // where that ends which the reply answers, among the octets sent
+	began   bool  // somebody waits
+	running bool  // the deadline is set
+}
+
+// never is the end of what has not been thought of yet.
+const never = math.MaxInt64
 
 func newConn(raw net.Conn) *conn {
 	c := &conn{raw: raw, rw: raw}
@@ -52,7 +70,8 @@ func (c *conn) watch(ctx context.Context) (stop func() bool) {
 func (c *conn) close() {
 	_ = c.raw.Close() // whatever mattered has been answered
 	if c.sending != nil {
-		c.sendErr, c.sending = <-c.sending, nil
+		c.mute(<-c.sending)
+		c.sending = nil
 	}
 }
 
@@ -62,18 +81,100 @@ type deadlineReader struct{ c *conn }
 
 func (r deadlineReader) Read(p []byte) (int, error) {
 	c := r.c
-	if c.deadline.IsZero() {
-		c.deadline = time.Now().Add(c.limit)
-		if err := c.rw.SetReadDeadline(c.deadline); err != nil {
-			return 0, err
-		}
+	c.mu.Lock()
+	var err error
+	if !c.wait.began {
+		c.wait.began = true
+		err = c.arm()
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return 0, err
 	}
 	return c.rw.Read(p)
 }
 
-// reply reads the next reply, which may take as long as limit.
-func (c *conn) reply(limit time.Duration) (mail.Reply, error) {
-	r, err := c.receive(limit)
+// arm sets the deadline of the reply that is waited for, if it has begun. The caller holds mu.
+func (c *conn) arm() error {
+	w := &c.wait
+	if w.running = c.sendErr != nil || w.answers <= c.written; !w.running {
+		return c.rw.SetReadDeadline(time.Time{})
+	}
+	limit := w.limit
+	if c.sendErr != nil {
+		limit = min(limit, lastWords)
+	}
+	return c.rw.SetReadDeadline(time.Now().Add(limit))
+}
+
+// expect says which reply is next. If somebody waits for one already, it is this.
+func (c *conn) expect(answers int64, limit time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wait.answers, c.wait.limit = answers, limit
+	c.rearm()
+}
+
+// expectNothing says that no reply is due.
+func (c *conn) expectNothing() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wait = wait{answers: never}
+}
+
+// rearm sets the deadline of a reply that is waited for without one, if it is time. An error would be that of a closed
+// connection, which the reader sees by itself. The caller holds mu.
+func (c *conn) rearm() {
+	if c.wait.began && !c.wait.running {
+		_ = c.arm()
+	}
+}
+
+// wrote counts what the network has taken.
+func (c *conn) wrote(n int64, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.written += n
+	if err != nil {
+		c.sendErr, c.wait.running = err, false
+	}
+	c.rearm()
+}
+
+// mute says that we cannot be heard any more, unless err is nil.
+func (c *conn) mute(err error) {
+	if err != nil {
+		c.wrote(0, err)
+	}
+}
+
+// muted returns why we cannot be heard any more; nil if we can.
+func (c *conn) muted() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sendErr
+}
+
+// sentTo reports whether the network has been given what comes before this place, or may have been.
+func (c *conn) sentTo(place int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return place <= c.offered
+}
+
+// took reports whether the network has taken all that comes before this place.
+func (c *conn) took(place int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return place <= c.written
+}
+
+// reply reads the next reply to what has been sent, which may take as long as limit.
+func (c *conn) reply(limit time.Duration) (mail.Reply, error) { return c.replyTo(0, limit) }
+
+// replyTo reads the next reply, to what ends at a place among the octets sent.
+func (c *conn) replyTo(place int64, limit time.Duration) (mail.Reply, error) {
+	r, err := c.receive(place, limit)
 	if err != nil {
 		return r, err
 	}
@@ -85,11 +186,10 @@ func (c *conn) reply(limit time.Duration) (mail.Reply, error) {
 // lastWords is how long a reply may take when we cannot be heard any more.
 const lastWords = 5 * time.Second
 
-func (c *conn) receive(limit time.Duration) (mail.Reply, error) {
-	if c.sendErr != nil {
-		limit = min(limit, lastWords)
-	}
-	c.limit, c.deadline = limit, time.Time{}
+func (c *conn) receive(place int64, limit time.Duration) (mail.Reply, error) {
+	c.mu.Lock()
+	c.wait = wait{limit: limit, answers: place}
+	c.mu.Unlock()
 	r, err := readReply(c.r)
 	if stray, ok := errors.AsType[strayLine](err); ok {
 		err = strayLine(c.redact(string(stray)))
@@ -100,7 +200,7 @@ func (c *conn) receive(limit time.Duration) (mail.Reply, error) {
 // challenge is reply for a step of AUTH. What the server asks then is kept out of the transcript, and comes as it is: by
 // accident, it may contain a short password.
 func (c *conn) challenge(limit time.Duration) (mail.Reply, error) {
-	r, err := c.receive(limit)
+	r, err := c.receive(0, limit)
 	if err != nil {
 		return r, err
 	}
@@ -135,7 +235,7 @@ func (c *conn) sendQuietly(commands []byte, limit time.Duration) {
 	// No deadline: as long as replies come in time, the server is reading, if slowly; when they do not, the
 	// connection is closed and the write ends.
 	if err := c.rw.SetWriteDeadline(time.Time{}); err != nil {
-		c.sendErr = err
+		c.mute(err)
 		return
 	}
 	c.sending = make(chan error, 1)
@@ -148,26 +248,38 @@ func (c *conn) sendQuietly(commands []byte, limit time.Duration) {
 
 // sent waits until a long group of commands is out, and reports whether we can still be heard.
 func (c *conn) sent(limit time.Duration) bool {
-	if c.sending == nil {
-		return c.sendErr == nil
+	if c.sending != nil {
+		c.mute(c.rw.SetWriteDeadline(time.Now().Add(limit)))
+		c.mute(<-c.sending)
+		c.sending = nil
 	}
-	c.sendErr = c.rw.SetWriteDeadline(time.Now().Add(limit))
-	if err := <-c.sending; err != nil {
-		c.sendErr = err
-	}
-	c.sending = nil
-	return c.sendErr == nil
+	return c.muted() == nil
 }
 
 // write sends p as it is.
 func (c *conn) write(p []byte, limit time.Duration) error {
 	if !c.sent(limit) {
-		return c.sendErr
+		return c.muted()
 	}
-	if c.sendErr = c.rw.SetWriteDeadline(time.Now().Add(limit)); c.sendErr == nil {
-		_, c.sendErr = c.rw.Write(p)
+	return c.transfer(int64(len(p)), limit, func() (int64, error) {
+		n, err := c.rw.Write(p)
+		return int64(n), err
+	})
+}
+
+// transfer gives n octets to the network, within limit.
+func (c *conn) transfer(n int64, limit time.Duration, write func() (int64, error)) error {
+	c.mu.Lock()
+	c.offered += n
+	c.mu.Unlock()
+	err := c.rw.SetWriteDeadline(time.Now().Add(limit))
+	if err == nil {
+		n, err = write()
+	} else {
+		n = 0
 	}
-	return c.sendErr
+	c.wrote(n, err)
+	return err
 }
 
 // hide keeps a secret out of everything that is shown from now on.
@@ -209,7 +321,12 @@ func why(err error) string {
 
 // lost says what it means that a reply did not come, or was none. doing ends "while ...".
 func (s *Session) lost(doing string, err error) mail.Result {
-	s.broken = true
+	r := s.loss(doing, err)
+	s.breakOff(r)
+	return r
+}
+
+func (s *Session) loss(doing string, err error) mail.Result {
 	var protocol protocolError
 	switch {
 	case s.conn.interrupted.Load():

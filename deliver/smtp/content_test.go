@@ -8,14 +8,14 @@ import (
 
 // onTheWire returns content as it is sent, read in blocks that end at these offsets.
 func onTheWire(content string, ends ...int) string {
-	var w wireWriter
+	w := wireWriter{dots: true}
 	var out []byte
 	start := 0
 	for _, end := range ends {
 		out = w.append(out, []byte(content[start:end]))
 		start = end
 	}
-	return string(w.appendEnd(w.append(out, []byte(content[start:]))))
+	return string(w.end(w.append(out, []byte(content[start:])))) + ".\r\n"
 }
 
 func TestWireForm(t *testing.T) {

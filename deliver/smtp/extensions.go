@@ -8,6 +8,7 @@ import (
 // extensions is what a server offers in its reply to EHLO (delivery by RFC 5321 alone if all are zero).
 type extensions struct {
 	pipelining bool     // RFC 2920
+	chunking   bool     // RFC 3030
 	eightBit   bool     // RFC 6152
 	utf8       bool     // RFC 6531
 	dsn        bool     // RFC 3461
@@ -32,6 +33,8 @@ func parseExtensions(text string) extensions {
 		switch keyword = strings.ToUpper(keyword); keyword {
 		case "PIPELINING":
 			e.pipelining = true
+		case "CHUNKING":
+			e.chunking = true
 		case "8BITMIME":
 			e.eightBit = true
 		case "SMTPUTF8":

@@ -31,7 +31,7 @@ func TestParseExtensions(t *testing.T) {
 		{"DELIVERBY with no limit", "mx\nDELIVERBY", extensions{deliverBy: true}},
 		{"DELIVERBY with none that is one", "mx\nDELIVERBY -1", extensions{deliverBy: true}},
 		{"LIMITS that are none", "mx\nLIMITS ;;", extensions{}},
-		{"unknown ones", "mx\nXCLIENT NAME\nCHUNKING\n\n ", extensions{}},
+		{"unknown ones", "mx\nXCLIENT NAME\nBURL imap\n\n ", extensions{}},
 	} {
 		if got := parseExtensions(tt.text); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%s: parseExtensions(%q) = %+v, want %+v", tt.name, tt.text, got, tt.want)

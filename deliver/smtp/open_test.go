@@ -423,7 +423,7 @@ func TestNextAddress(t *testing.T) {
 			}
 			if tt.opened {
 				m := message(t, letter, "bob@example.com")
-				if r := s.Deliver(t.Context(), m, all(m))[0]; r.Relay != "mx.invalid[192.0.2.2]:25" || r.Action != mail.Relayed {
+				if r := begin(t, s).Deliver(t.Context(), m, all(m))[0]; r.Relay != "mx.invalid[192.0.2.2]:25" || r.Action != mail.Relayed {
 					t.Errorf("%s by %s", outcome(r), r.Relay)
 				}
 			} else if n := sane.Connections(); n != 0 {

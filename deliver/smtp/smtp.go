@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/postrider/postrider/deliver/idn"
@@ -146,7 +147,7 @@ func (s *Server) check() error {
 	return nil
 }
 
-// A Session is a connection to a server that is ready for messages. It is used by one goroutine at a time.
+// A Session is a connection to a server that is ready for messages.
 type Session struct {
 	server *Server
 	conn   *conn
@@ -157,28 +158,54 @@ type Session struct {
 	verified      bool // the certificate is the server's
 	authenticated bool
 
-	clean  bool // no transaction since the last RSET or 2xx to the end of content
-	broken bool // out of step, or hung up on
-	barred bool // it takes no mail from us as we are: every message would be told the same
-	closed bool
+	clean  bool        // no transaction since the last RSET or 2xx to the end of content
+	over   atomic.Bool // it takes no other transaction; why says why
+	broken bool        // and is out of step, or was hung up on: not even QUIT makes sense
+	why    *mail.Result
+	closed atomic.Bool
 	mails  int // transactions begun
 
 	command []byte // buffers, kept between messages
 	in, out []byte
 }
 
-// Usable reports whether the session can take another message, as far as we know: the server may have hung up
-// meanwhile, which only the next Deliver finds out.
+// maxTransactions is how many transactions a session has at most. Some servers hang up after a thousand (Exim does,
+// politely), and a host with several addresses gets a chance to spread its load.
+const maxTransactions = 1000
+
+// Usable reports whether the session can take another transaction, as far as we know: the server may have hung up
+// meanwhile.
 func (s *Session) Usable() bool {
-	return !s.closed && !s.broken && !s.barred && !s.conn.interrupted.Load() && (s.ext.mailMax == 0 || s.mails < s.ext.mailMax)
+	return !s.closed.Load() && !s.over.Load() && !s.conn.interrupted.Load() && s.mails < s.most()
 }
 
-// Close says QUIT, waits a moment for the answer and hangs up. What the server says to that changes nothing.
+// most returns how many transactions the session may have.
+func (s *Session) most() int {
+	if s.ext.mailMax > 0 {
+		return min(s.ext.mailMax, maxTransactions)
+	}
+	return maxTransactions
+}
+
+// end says that the session takes no other transaction, and why. The first reason is the one that counts.
+func (s *Session) end(r mail.Result) {
+	if !s.over.Swap(true) {
+		s.why = &r
+	}
+}
+
+// breakOff is end for a session that is out of step, or was hung up on.
+func (s *Session) breakOff(r mail.Result) {
+	s.broken = true
+	s.end(r)
+}
+
+// Close says QUIT, waits a moment for the answer and hangs up. What the server says to that changes nothing. Deliver does
+// it by itself.
 func (s *Session) Close() {
-	if s.closed {
+	if s.closed.Swap(true) {
 		return
 	}
-	s.closed = true
 	if !s.broken && !s.conn.interrupted.Load() {
 		s.conn.send([]byte("QUIT\r\n"), s.server.Timeouts.Quit)
 		_, _ = s.conn.reply(s.server.Timeouts.Quit)

@@ -60,10 +60,11 @@ func TestTimeouts(t *testing.T) {
 // or what kept the session from being opened.
 func deliverAfterRefusal(t *testing.T, to *Server) mail.Result {
 	t.Helper()
-	s, err := Open(context.Background(), to)
+	session, err := Open(context.Background(), to)
 	if err != nil {
 		return err.(*mail.Failure).Result
 	}
+	s := begin(t, session)
 	defer s.Close()
 	m := message(t, "", "nobody@example.com", "bob@example.com")
 	m.Size = 1 << 20

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/postrider/postrider/internal/mail"
 )
@@ -16,6 +17,7 @@ const (
 // A transcript is the end of a dialogue, for whoever wants to know why it failed. What we said is marked "C: ", what
 // the server said "S: ".
 type transcript struct {
+	mu    sync.Mutex
 	buf   []byte
 	trace func(line string) // nil if nobody listens
 }
@@ -48,6 +50,8 @@ func (t *transcript) heard(r mail.Reply) {
 }
 
 func (t *transcript) add(mark string, line []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if len(t.buf) > 2*maxTranscript {
 		t.buf = append(t.buf[:0], t.end()...)
 	}
@@ -69,4 +73,8 @@ func (t *transcript) end() []byte {
 	return end
 }
 
-func (t *transcript) String() string { return string(t.end()) }
+func (t *transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.end())
+}

@@ -19,7 +19,7 @@ func (d *delivery) unkept(now time.Time) *mail.Result {
 // unprotected is for REQUIRETLS (RFC 8689 section 4.2.1). Reports go on without: better that than that nobody hears what
 // became of a message (section 5).
 func (d *delivery) unprotected() *mail.Result {
-	if d.m.TLS != mail.TLSRequired || d.sender().IsNull() {
+	if d.TLS != mail.TLSRequired || d.sender().IsNull() {
 		return nil
 	}
 	var r mail.Result
@@ -41,7 +41,7 @@ func (d *delivery) unprotected() *mail.Result {
 
 // belated is for DELIVERBY in mode R (RFC 2852 section 4.1.4). Other hosts are not looked for only because of it.
 func (d *delivery) belated(now time.Time) *mail.Result {
-	by := d.m.DeliverBy
+	by := d.DeliverBy
 	if !by.Return {
 		return nil
 	}
@@ -61,7 +61,7 @@ func (d *delivery) belated(now time.Time) *mail.Result {
 
 // appendWishes appends the parameters of MAIL that say what the sender asks for, to a server that knows them.
 func (d *delivery) appendWishes(b []byte, now time.Time) []byte {
-	m := d.m
+	m := d.Message
 	if d.ext.requireTLS && d.tls != "" && m.TLS == mail.TLSRequired {
 		b = append(b, " REQUIRETLS"...)
 	}

@@ -20,7 +20,7 @@ type Options struct {
 	Addr     string // where to listen; "" means any free port of 127.0.0.1
 	Hostname string // its name in the banner and the certificate; "" means mx.invalid
 
-	// Extensions are the lines of the EHLO reply, without STARTTLS and AUTH, which follow from the fields below. nil
+	// Extensions are the lines of the EHLO reply (CHUNKING is understood as well), without STARTTLS and AUTH, which follow from the fields below. nil
 	// means those above, an empty slice means none.
 	Extensions []string
 
@@ -30,7 +30,7 @@ type Options struct {
 	//	TLS       the first octet of the handshake
 	//	AUTH END  the end of a login
 	//	BODY      the first octet of the content
-	//	.         the end of the content
+	//	.         the end of the content, by DATA or by BDAT
 	//
 	// and the longest key that fits counts. A value is the reply, its lines separated by "\n", or one of Close, Reset,
 	// Hang and Stall, or text that follows Raw. After a 421 the server hangs up, as it does after whatever it says at TLS and BODY.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -80,6 +81,8 @@ func (c *session) command(line string) error {
 		return c.rcpt(line)
 	case "DATA":
 		return c.data(line)
+	case "BDAT":
+		return c.bdat(line)
 	case "RSET":
 		c.inMail = false
 		return c.say(line, "250 2.0.0 forgotten")
@@ -97,8 +100,8 @@ func (c *session) command(line string) error {
 
 // group notes what came before the command was answered (RFC 2920 section 3.1).
 func (c *session) group(verb string) {
-	if c.pipelined = c.r.Buffered() > 0; !c.pipelined {
-		return
+	if c.pipelined = c.r.Buffered() > 0; !c.pipelined || verb == "BDAT" {
+		return // what follows BDAT is its content
 	}
 	if !slices.Contains(c.server.opts.Extensions, "PIPELINING") {
 		c.server.violation("more before %s was answered, without PIPELINING", verb)
@@ -220,16 +223,88 @@ func (c *session) data(line string) error {
 	if err != nil {
 		return err
 	}
+	return c.end(content)
+}
+
+// end answers the end of the content.
+func (c *session) end(content []byte) error {
 	c.inMail = false
 	c.server.note(".")
-	reply = c.server.scripted(".", "250 2.0.0 taken")
+	reply := c.server.scripted(".", "250 2.0.0 taken")
 	if reply[0] == '2' && len(c.message.Recipients) > 0 {
 		c.message.Content = content
 		c.messages++
 		c.server.keep(c.message) // before the client hears of it, so that a test that waits for it finds the message
 	}
-	_, err = c.perform(reply)
+	_, err := c.perform(reply)
 	return err
+}
+
+// bdat takes a chunk (RFC 3030 section 2), which has to be the last: what refuses it comes after it.
+func (c *session) bdat(line string) error {
+	var size int
+	var last string
+	if n, err := fmt.Sscanf(line, "BDAT %d %s", &size, &last); n != 2 || last != "LAST" || !slices.Contains(c.server.opts.Extensions, "CHUNKING") {
+		c.server.violation("%q (%v), which this server does not take", line, err)
+		return c.say(line, "501 5.5.4 what?")
+	}
+	usual := ""
+	if !c.inMail || len(c.message.Recipients) == 0 {
+		usual = "503 5.5.1 no valid recipients"
+	}
+	if script := c.server.scripted("BODY", ""); script != "" && usual == "" {
+		if _, err := c.r.Peek(1); err != nil {
+			return err
+		}
+		c.server.note("BODY")
+		if reply, err := c.perform(script); err != nil || reply != "" {
+			return errEnd
+		}
+	}
+	content, err := c.chunk(size)
+	if err != nil {
+		return err
+	}
+	if reply := c.server.scripted(line, usual); reply != "" {
+		_, err := c.perform(reply)
+		return err
+	}
+	return c.end(content)
+}
+
+// chunk reads so many octets, and looks at their lines.
+func (c *session) chunk(size int) ([]byte, error) {
+	var content []byte
+	afterCR := false
+	for size > 0 {
+		if c.r.Buffered() == 0 {
+			if err := c.w.Flush(); err != nil {
+				return nil, err
+			}
+		}
+		if _, err := c.r.Peek(1); err != nil {
+			return nil, err
+		}
+		b, err := c.r.Peek(min(size, c.r.Buffered()))
+		if err != nil {
+			return nil, err
+		}
+		if end := bytes.IndexByte(b, '\n'); end >= 0 {
+			b = b[:end+1]
+		}
+		_, afterCR = c.checkLine(b, afterCR)
+		if !c.server.opts.Discard {
+			content = append(content, b...)
+		}
+		size -= len(b)
+		if _, err := c.r.Discard(len(b)); err != nil {
+			return nil, err
+		}
+	}
+	if afterCR {
+		c.server.violation("the content ends in a bare CR")
+	}
+	return content, nil
 }
 
 // content reads up to the lone dot. Only CRLF ends a line, so that a bare LF before a dot smuggles nothing.

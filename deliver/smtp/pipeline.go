@@ -1,0 +1,467 @@
+package smtp
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// Bounds of what is on its way to a server and not answered. If the connection is lost, the fate of all of it is unknown:
+// it is deferred, and may arrive twice.
+const (
+	// maxFlight is how many transactions: enough for 640 messages a second on one connection over 50 ms.
+	maxFlight = 32
+	// maxFlightSize is how many octets of content there may be before another message follows.
+	maxFlightSize = 1 << 20
+	// pauseBefore is how long a session may have had nothing to do and still be trusted to be there.
+	pauseBefore = time.Second
+)
+
+// A pipeline is how a server with PIPELINING and CHUNKING gets its messages: RSET, MAIL, RCPT and BDAT of one after
+// another, without waiting for an answer. One goroutine sends, another one reads the answers, so that neither side waits
+// for the other to read. The number of messages on their way grows with each that the server has taken, from one on, so
+// that little is at stake until it has shown how it behaves. RSET goes before each MAIL unless the last message is known
+// to have been taken: whatever was refused before, nothing of it is left to be taken for a part of this transaction.
+type pipeline struct {
+	*Session
+	attempts <-chan mail.Attempt
+	change   chan struct{} // tells the sender that something below has changed
+	heard    chan struct{} // closed when the reader has ended
+	telling  sync.Mutex    // held while Done is called
+
+	mu      sync.Mutex
+	live    []*delivery    // taken and not answered
+	flight  []*transaction // begun and not answered, in order
+	size    int64          // of their contents
+	room    int            // how many there may be
+	ended   bool           // there will be no more
+	stopped bool           // the reader has
+	err     error          // why the reader stopped
+	local   *readError     // why a content was not sent to its end
+	quiet   time.Time      // since when nothing has been on its way
+	crash   any            // what the reader's goroutine panicked with
+}
+
+// pipelined makes the attempts that come.
+func (s *Session) pipelined(ctx context.Context, attempts <-chan mail.Attempt) {
+	p := &pipeline{Session: s, attempts: attempts, change: make(chan struct{}, 1), heard: make(chan struct{}), room: 1}
+	go p.listen()
+	for {
+		t := p.next(ctx)
+		if t == nil || !p.send(t) {
+			break
+		}
+	}
+	p.end()
+	<-p.heard
+	p.settle()
+	if p.crash != nil {
+		panic(p.crash)
+	}
+}
+
+// next returns the next transaction that there is room for; nil if there is none, and nothing is on its way any more.
+func (p *pipeline) next(ctx context.Context) *transaction {
+	for {
+		t, full, over := p.begun()
+		if t != nil || over {
+			return t
+		}
+		attempts := p.attempts
+		if full {
+			attempts = nil
+		}
+		if len(p.out) > 0 {
+			select {
+			case a, ok := <-attempts:
+				p.take(a, ok)
+				continue
+			case <-p.change:
+				continue
+			default:
+			}
+			if p.flush() != nil {
+				return nil
+			}
+		}
+		select {
+		case a, ok := <-attempts:
+			p.take(a, ok)
+		case <-p.change:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// begun returns the next transaction of what was taken already. full says that no other attempt can be taken now, over
+// that none will be and all is answered.
+func (p *pipeline) begun() (t *transaction, full, over bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped || len(p.flight) == 0 && (p.attempts == nil && len(p.live) == 0 || !p.Usable()) {
+		return nil, true, true
+	}
+	if len(p.flight) >= p.room || p.size >= maxFlightSize || !p.Usable() {
+		return nil, true, false
+	}
+	for _, d := range p.live {
+		if t := d.next(); t != nil {
+			return t, false, false
+		}
+	}
+	return nil, p.attempts == nil, false
+}
+
+func (p *pipeline) take(a mail.Attempt, ok bool) {
+	if !ok {
+		p.attempts = nil
+		return
+	}
+	d := p.Session.take(a)
+	if len(d.todo) == 0 {
+		p.finish(d)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.live = append(p.live, d)
+}
+
+func (p *pipeline) finish(d *delivery) {
+	p.telling.Lock()
+	defer p.telling.Unlock()
+	d.finish()
+}
+
+// send puts a transaction on its way. It reports whether another one may follow.
+func (p *pipeline) send(t *transaction) bool {
+	start := len(p.out)
+	p.out = t.appendEnvelope(p.out)
+	p.conn.log.said(p.out[start:])
+	t.beginsAt = p.place()
+	bdat := t.appendBdat(p.command[:0])
+	p.command = bdat
+	t.endsAt = t.beginsAt + int64(len(bdat)) + t.size
+	careful := p.launch(t)
+	if careful {
+		if p.flush() != nil {
+			return false
+		}
+		select {
+		case wanted := <-t.wanted:
+			if !wanted {
+				return true
+			}
+		case <-p.heard:
+			return false
+		}
+	}
+	p.conn.log.said(bdat)
+	p.out = append(p.out, bdat...)
+	w := contentWriter{transaction: t, chunk: true, flush: p.flush}
+	return p.keepOrStop(w.write())
+}
+
+// place returns where what is sent next begins among the octets sent.
+func (p *pipeline) place() int64 { return p.conn.offered + int64(len(p.out)) }
+
+// launch lets the reader wait for the answers to a transaction. It reports whether its content is to wait for those to
+// the envelope: as long as the server has taken nothing, and after a pause. If it hangs up then, it has not taken this.
+func (p *pipeline) launch(t *transaction) (careful bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.flight) == 0 {
+		if p.room == 1 || time.Since(p.quiet) > pauseBefore {
+			t.wanted = make(chan bool, 1)
+		}
+		p.conn.expect(t.beginsAt, p.server.Timeouts.Mail)
+	}
+	p.flight = append(p.flight, t)
+	p.size += t.size
+	return t.wanted != nil
+}
+
+// flush sends what is in the output. After an error, the reader hears what the server has left to say.
+func (p *pipeline) flush() error {
+	if len(p.out) == 0 {
+		return p.conn.muted()
+	}
+	err := p.conn.write(p.out, p.server.Timeouts.Block)
+	p.out = p.out[:0]
+	return err
+}
+
+// keepOrStop takes the error of sending a content, and reports whether another one may follow. Only hanging up tells a
+// server that this was not all; but those before it are still to be answered.
+func (p *pipeline) keepOrStop(err error) bool {
+	local, ok := errors.AsType[*readError](err)
+	if !ok {
+		return err == nil
+	}
+	p.mu.Lock()
+	p.local = local
+	p.mu.Unlock()
+	for {
+		p.mu.Lock()
+		last := len(p.flight) <= 1 || p.stopped
+		p.mu.Unlock()
+		if last {
+			_ = p.conn.raw.Close() // the reader sees it
+			return false
+		}
+		<-p.change
+	}
+}
+
+// end tells the reader that nothing more is sent, once everything is answered.
+func (p *pipeline) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = true
+	if len(p.flight) == 0 {
+		p.conn.expect(0, 0)
+	}
+}
+
+// listen reads the answers.
+func (p *pipeline) listen() {
+	defer close(p.heard)
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.crash = recover(); p.crash != nil {
+			p.broken = true
+		}
+		p.stopped = true
+		if p.err != nil {
+			_ = p.conn.raw.Close() // the sender need not go on
+		}
+		p.changed()
+	}()
+	for {
+		t, err := p.head()
+		if t != nil && err == nil {
+			err = t.hear(p)
+		}
+		if t == nil || err != nil {
+			p.err = err
+			return
+		}
+		if p.answered(t) {
+			p.finish(t.delivery)
+		}
+	}
+}
+
+func (p *pipeline) changed() {
+	select {
+	case p.change <- struct{}{}:
+	default:
+	}
+}
+
+// head waits until there is something to read, and returns the transaction that is to be answered; nil at the end.
+func (p *pipeline) head() (*transaction, error) {
+	t, ended := p.first()
+	if t != nil || ended {
+		return t, nil
+	}
+	_, err := p.conn.r.Peek(1)
+	switch t, ended = p.first(); {
+	case t != nil:
+		if err != nil {
+			p.lost("sending MAIL", err)
+		}
+		return t, err
+	case ended:
+		return nil, nil
+	}
+	if err == nil {
+		err = p.unasked()
+	}
+	if !p.over.Load() {
+		p.lost("waiting for messages", err)
+	}
+	return nil, err
+}
+
+// first returns the first transaction on its way. If there is none, nothing is expected of the server.
+func (p *pipeline) first() (t *transaction, ended bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.flight) > 0 {
+		return p.flight[0], false
+	}
+	if !p.ended {
+		p.conn.expectNothing()
+	}
+	return nil, p.ended
+}
+
+// unasked reads what the server says while nothing is on its way: goodbye, most likely.
+func (p *pipeline) unasked() error {
+	reply, err := p.conn.reply(p.server.Timeouts.Quit)
+	if err != nil {
+		return err
+	}
+	if closing(reply) {
+		p.refusal(reply)
+	}
+	return outOfPlace(reply)
+}
+
+// answered takes note of a transaction whose answers have all been read. It reports whether its delivery is over.
+func (p *pipeline) answered(t *transaction) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flight = slices.Delete(p.flight, 0, 1)
+	p.size -= t.size
+	taken := t.refused == nil && len(t.accepted) > 0
+	if taken {
+		p.room = min(p.room+1, maxFlight)
+	}
+	if len(p.flight) == 0 {
+		p.quiet, p.clean = time.Now(), taken
+	}
+	p.changed()
+	over := t.answered(t)
+	if over {
+		p.forget(t.delivery)
+	}
+	return over
+}
+
+func (p *pipeline) forget(d *delivery) {
+	p.live = slices.DeleteFunc(p.live, func(other *delivery) bool { return other == d })
+}
+
+// hear reads all the answers to a transaction. Each is read, whatever the ones before it said: they are told apart by
+// counting alone. An error ends the session.
+func (t *transaction) hear(p *pipeline) error {
+	if t.reset {
+		reply, err := t.hearOne(cmdRset, t.beginsAt)
+		if err != nil {
+			return err
+		}
+		if closing(reply) {
+			t.refusal(reply)
+			t.parted = true
+		}
+	}
+	reply, err := t.hearOne(cmdMail, t.beginsAt)
+	if err != nil {
+		return err
+	}
+	if !positive(reply) {
+		r := t.refusal(reply)
+		t.refused = &r
+	}
+	for i, slot := range t.slots {
+		reply, err := t.hearOne(command{verb: "RCPT"}, t.beginsAt)
+		if err != nil {
+			return err
+		}
+		if t.refused == nil {
+			t.offered(slot, i == 0, reply)
+			t.parted = t.parted || closing(reply)
+		} else if positive(reply) {
+			t.accepted = append(t.accepted, slot)
+		}
+	}
+	return t.hearFinal()
+}
+
+// hearFinal reads the answer to the content.
+func (t *transaction) hearFinal() error {
+	wanted := t.refused == nil && len(t.accepted) > 0 && !t.over.Load()
+	if t.wanted != nil {
+		t.wanted <- wanted
+	}
+	if t.wanted != nil && !wanted {
+		t.endsAt = never
+	} else {
+		reply, err := t.hearOne(cmdBdat, t.endsAt)
+		switch {
+		case err != nil:
+			return err
+		case !t.conn.sentTo(t.endsAt):
+			return t.hearEarly(reply)
+		case t.refused != nil && positive(reply) && len(t.accepted) > 0:
+			t.confused() // it has refused the sender and taken the message
+		case t.refused == nil && len(t.accepted) > 0:
+			t.answer(reply)
+		}
+	}
+	if t.refused != nil {
+		t.refuse(*t.refused)
+	}
+	return nil
+}
+
+// hearEarly is for an answer to a content that is still being sent. A refusal stands; the rest of the content is not
+// sent, so that nothing can come of it.
+func (t *transaction) hearEarly(reply mail.Reply) error {
+	if positive(reply) {
+		err := outOfPlace(reply)
+		t.lost("sending the message", err)
+		return err
+	}
+	if len(t.accepted) > 0 && t.refused == nil {
+		t.refuse(t.refusal(reply))
+	}
+	t.confused()
+	return errAnswered
+}
+
+// hearOne reads the answer to a command that ends at a place among the octets sent. An error ends the session.
+func (t *transaction) hearOne(c command, place int64) (mail.Reply, error) {
+	limit := c.limit(&t.server.Timeouts)
+	if t.broken {
+		limit = min(limit, lastWords) // what was said to be the last word may not have been
+	}
+	reply, err := t.conn.replyTo(place, limit)
+	if err == nil && (intermediate(reply) || c == cmdRset && !positive(reply) && !closing(reply)) {
+		err = outOfPlace(reply)
+	}
+	if err != nil {
+		t.lost("sending "+c.verb, err)
+	}
+	return reply, err
+}
+
+// settle decides what is left when both goroutines have ended.
+func (p *pipeline) settle() {
+	farewell, interrupted := p.farewell(), p.conn.interrupted.Load()
+	for i, t := range p.flight {
+		switch {
+		case t.refused != nil:
+			t.refuse(*t.refused)
+		case p.local != nil:
+			t.refuse(*t.unreadable(p.local.err)) // it is the last
+		case farewell && t.parted:
+			t.refuse(*p.why)
+		case farewell:
+			// Its turn had not come.
+		case p.conn.took(t.endsAt):
+			t.unknown(p.err)
+		case i == 0 && !interrupted:
+			t.refuse(*p.why)
+		}
+	}
+	for _, d := range p.live {
+		p.finish(d)
+	}
+}
+
+// farewell reports whether the server said goodbye before it hung up: then it did not go on reading (RFC 5321 section
+// 3.8), whatever had been sent to it.
+func (p *pipeline) farewell() bool {
+	return p.why != nil && p.why.Reply.Code == 421 && (p.err == io.EOF || errors.Is(p.err, syscall.ECONNRESET) || errors.Is(p.err, syscall.EPIPE))
+}
