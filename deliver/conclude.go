@@ -19,6 +19,7 @@ import (
 type clerk struct {
 	*Options
 	spool *spool.Spool
+	retry Retry // the schedule of the next hop
 }
 
 // concludeAll concludes an attempt that had one result for every recipient of the claim.
@@ -52,7 +53,7 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 	st := &spool.Settlement{Claim: c}
 	for i, r := range c.Recipients {
 		result := results[i]
-		if k.Retry.givenUp(result, m.Begin(), now, r.Attempts) {
+		if k.retry.givenUp(result, m.Begin(), now, r.Attempts) {
 			result.Action = mail.Failed
 		}
 		st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Result: result})
@@ -169,7 +170,7 @@ func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Ac
 
 // lastTry returns when a message is given up.
 func (k clerk) lastTry(m *mail.Message) time.Time {
-	expires := m.Begin().Add(k.Retry.Expire)
+	expires := m.Begin().Add(k.retry.Expire)
 	if by := m.DeliverBy; by.Return && by.Deadline.Before(expires) {
 		return by.Deadline
 	}

@@ -6,6 +6,9 @@
 // talk to servers: they are given claims, attempts already recorded in the spool, and send back settlements. While the
 // pass commits one group of settlements the next one gathers, so a commit costs the same for one message and for a
 // hundred.
+//
+// Next hops with something due get sessions by priority and age, share them, and have as many as they bear: see line and
+// pace. Each of up to 68 sessions may hold a connection and, for each message in flight, its file.
 package deliver
 
 import (
@@ -40,6 +43,7 @@ type Route struct {
 	Expander    Expander
 	Domain      string // for Open
 	Concurrency int    // sessions at once; 0 means DefaultConcurrency
+	Retry       *Retry // the schedule of what goes this way; nil means Options.Retry
 }
 
 // An Expander says whom an address stands for.
@@ -58,9 +62,6 @@ type Expansion struct {
 
 // DefaultConcurrency is how many sessions a next hop gets at once unless told otherwise.
 const DefaultConcurrency = 4
-
-// sessionLimit is how many sessions a pass has open at once, over all next hops.
-const sessionLimit = 64
 
 // Options are what a pass needs to know. All fields but Rewritten, Wake, Stay and Renew must be set.
 type Options struct {

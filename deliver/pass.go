@@ -3,18 +3,12 @@ package deliver
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/spool"
-)
-
-// Sizes of claims. The first claim at a next hop is a probe; later ones are large enough that the commit which records
-// them costs a message next to nothing, and small enough that a crash leaves few attempts without a result.
-const (
-	probeClaim  = 1
-	sessionPart = 200
 )
 
 // Bounds for looking at drop/ again while a file in it is being written. Its writer is about to sync it, or, where the
@@ -34,20 +28,13 @@ type pass struct {
 	events   chan event
 	sessions int // workers running
 	hops     map[string]*hopWork
+	line     line
 	retried  map[mail.ID]int // how often messages were given another session at once
 	soft     context.Context // done when nothing more is to be begun
 	stopping bool
 	overdue  map[string]mail.Result // next hops whose old mail is to be given up, and why
 	more     bool                   // not all that was submitted has been taken in
 	busy     time.Duration          // when to look again for a submission that was being written; 0 if there was none
-}
-
-// hopWork is what the pass knows of a next hop that has workers.
-type hopWork struct {
-	route   Route
-	workers int
-	proven  bool // a session has been opened: more may be
-	busy    int  // messages that workers have and have not answered for
 }
 
 // An event is what a worker tells the pass. It may be several things at once.
@@ -61,6 +48,7 @@ type event struct {
 	failure    *mail.Result // no session could be had, or the last one broke before it was of use
 	crowded    bool         // the next hop takes no further session beside those it has
 	wants      chan<- []spool.Claim
+	from       *worker // who wants, or has ended
 	ended      bool
 }
 
@@ -69,8 +57,8 @@ const maxGroup = 500
 
 func newPass(s *spool.Spool, o Options) *pass {
 	return &pass{
-		clerk: clerk{&o, s}, events: make(chan event, maxGroup),
-		hops: map[string]*hopWork{}, retried: map[mail.ID]int{}, overdue: map[string]mail.Result{},
+		clerk: clerk{&o, s, o.Retry}, events: make(chan event, maxGroup),
+		hops: map[string]*hopWork{}, line: newLine(), retried: map[mail.ID]int{}, overdue: map[string]mail.Result{},
 	}
 }
 
@@ -94,7 +82,9 @@ func (p *pass) run(ctx context.Context) error {
 			case e := <-p.events:
 				err = p.commit(p.gather(e))
 			case <-p.Wake:
+				p.line.stale = true
 			case <-timer.C:
+				p.line.stale = true
 			case <-told:
 				told, p.stopping = nil, true
 				time.AfterFunc(Grace, kill)
@@ -129,7 +119,7 @@ func (p *pass) over(next time.Time) bool {
 	if p.sessions > 0 {
 		return false
 	}
-	return p.stopping || p.Stay == 0 && !p.more && !p.busySoon() && len(p.overdue) == 0 && !p.dueNow(next)
+	return p.stopping || p.Stay == 0 && !p.more && !p.busySoon() && len(p.overdue) == 0 && !p.dueNow(next) && !p.line.stale
 }
 
 // drain waits for the sessions to end after an error of the spool. What servers have said by now is written where the
@@ -162,7 +152,9 @@ func (p *pass) release(e event) {
 		return
 	}
 	p.sessions--
+	p.line.stale = true
 	w := p.hops[e.hop]
+	delete(w.leaving, e.from)
 	if w.workers--; w.workers == 0 {
 		delete(p.hops, e.hop)
 	}
@@ -195,14 +187,20 @@ func (p *pass) look(hard context.Context) (next time.Time, err error) {
 
 // takeIn takes in what was submitted: some of it, so that delivery need not wait for the rest.
 func (p *pass) takeIn() error {
-	p.spool.Woken()
+	if p.spool.Woken() {
+		p.line.hurry() // for some message in particular, perhaps
+	}
 	taken, more, busy, err := p.spool.TakeIn()
 	if err != nil {
 		return err
 	}
 	p.more = more
 	p.busy = nextBusy(p.busy, busy)
+	p.line.stale = p.line.stale || len(taken) > 0
 	for _, t := range taken {
+		if t.Envelope.Urgency(os.Geteuid()) > 0 {
+			p.line.hurry()
+		}
 		from := t.Envelope.Sender.String()
 		if was := t.Envelope.OriginalSender; !was.IsNull() {
 			from += ", orig_from=" + was.String()
@@ -212,69 +210,12 @@ func (p *pass) takeIn() error {
 	return nil
 }
 
-// schedule starts workers for what is due, and returns when something will be due that is not now.
-func (p *pass) schedule(ctx context.Context) (next time.Time, err error) {
-	if p.sessions >= sessionLimit {
-		return time.Time{}, nil
-	}
-	due, next, err := p.spool.Due(p.Now())
-	if err != nil {
-		return next, err
-	}
-	for _, hop := range due {
-		if p.sessions >= sessionLimit {
-			break
-		}
-		if err := p.start(ctx, hop); err != nil {
-			return next, err
-		}
-	}
-	return next, nil
-}
-
-// start gives the next hop a worker, or another one, if there is work for it.
-func (p *pass) start(ctx context.Context, hop string) error {
-	w := p.hops[hop]
-	if w == nil {
-		route, err := p.Resolve(hop)
-		if err != nil {
-			route = Route{Transport: nowhere{err}}
-		}
-		if route.Concurrency == 0 {
-			route.Concurrency = DefaultConcurrency
-		}
-		w = &hopWork{route: route}
-		p.hops[hop] = w
-	}
-	// A worker that has answered for all it had is about to ask for more.
-	if w.workers > 0 && (!w.proven || w.busy == 0 || w.workers >= w.route.Concurrency) {
-		return nil
-	}
-	claims, err := p.claim(hop, w.proven)
-	if err != nil || len(claims) == 0 {
-		return err
-	}
-	w.workers++
-	w.busy += len(claims)
-	p.sessions++
-	go p.newWorker(hop, w).run(ctx, claims)
-	return nil
-}
-
-func (p *pass) claim(hop string, proven bool) ([]spool.Claim, error) {
-	most := probeClaim
-	if proven {
-		most = sessionPart
-	}
-	return p.spool.Claim(hop, p.Now(), most, p.Retry.Wait)
-}
-
 // dueNow reports whether something is due that no worker has: then the pass is not over.
 func (p *pass) dueNow(next time.Time) bool { return !next.IsZero() && !next.After(p.Now()) }
 
 // pause returns how long to wait for events at most.
 func (p *pass) pause(next time.Time) time.Duration {
-	if p.more || len(p.overdue) > 0 {
+	if p.more || len(p.overdue) > 0 || p.sessions == 0 && p.line.stale {
 		return 0
 	}
 	if p.busy > 0 {
@@ -284,7 +225,7 @@ func (p *pass) pause(next time.Time) time.Duration {
 	if wait == 0 {
 		wait = time.Minute
 	}
-	if !next.IsZero() {
+	if !next.IsZero() && p.sessions < sessionLimit {
 		wait = min(wait, max(next.Sub(p.Now()), 0))
 	}
 	return wait
@@ -319,6 +260,7 @@ func (p *pass) gather(first event) []event {
 func (p *pass) commit(group []event) error {
 	settlements, hops, err := p.sum(group)
 	if err == nil && len(settlements)+len(hops) > 0 {
+		p.line.stale = p.line.stale || len(hops) > 0 || slices.ContainsFunc(settlements, makesDue)
 		err = p.spool.Settle(settlements, hops)
 	}
 	if err == nil {
@@ -380,14 +322,8 @@ func (p *pass) account(group []event) error {
 			p.Logf("%s", line)
 		}
 		w := p.hops[e.hop]
-		if w != nil && e.settlement != nil {
-			w.busy--
-		}
-		if e.opened {
-			w.proven = true
-		}
-		if e.crowded {
-			w.route.Concurrency = max(w.workers-1, 1)
+		if w != nil {
+			w.learn(e, p.Now())
 		}
 		if e.failure != nil && e.failure.Scope != mail.OfUs {
 			p.overdue[e.hop] = *e.failure
@@ -400,24 +336,14 @@ func (p *pass) account(group []event) error {
 	return errors.Join(errs...)
 }
 
-// answer gives a worker more to do.
-func (p *pass) answer(e event) error {
-	claims, err := p.claim(e.hop, true)
-	if len(claims) > 0 {
-		p.hops[e.hop].busy += len(claims)
-		e.wants <- claims
-	}
-	return err
-}
-
 // troubled returns the state of a next hop that took no session; nil if that is known already from another worker.
 func (p *pass) troubled(e event) (*spool.HopState, error) {
 	known, err := p.spool.HopTrouble(e.hop)
 	if err != nil || known.Until.After(p.Now()) {
 		return nil, err
 	}
-	wait := p.Retry.HopWait(known.Failures + 1)
-	p.Logf("next hop %s: %s; not tried again for %s", e.hop, e.failure.Reply, wait)
+	wait := p.retryAt(e.hop).HopWait(e.hop, known.Tries+1)
+	p.Logf("next hop %s: %s; not tried again for %s", e.hop, e.failure.Reply, wait.Round(time.Second))
 	return &spool.HopState{Hop: e.hop, Until: p.Now().Add(wait), Last: *e.failure}, nil
 }
 
@@ -429,11 +355,12 @@ func (p *pass) giveUpOverdue() error {
 		if err != nil {
 			return err
 		}
-		if !p.Retry.hopless(trouble, p.Now()) {
+		retry := p.retryAt(hop)
+		if !retry.hopless(trouble, p.Now()) {
 			delete(p.overdue, hop)
 			continue
 		}
-		claims, err := p.spool.Overdue(hop, p.Now().Add(-p.Retry.Expire), overdueBatch)
+		claims, err := p.spool.Overdue(hop, p.Now().Add(-retry.Expire), overdueBatch)
 		if err != nil {
 			return err
 		}
@@ -441,7 +368,7 @@ func (p *pass) giveUpOverdue() error {
 		group := make([]event, 0, len(claims))
 		bounced := false
 		for _, c := range claims {
-			done := p.concludeAll(c, result)
+			done := clerk{p.Options, p.spool, retry}.concludeAll(c, result)
 			bounced = bounced || slices.ContainsFunc(done.settlement.Dispositions, final)
 			group = append(group, done)
 		}
@@ -455,3 +382,8 @@ func (p *pass) giveUpOverdue() error {
 }
 
 func final(d spool.Disposition) bool { return d.Result.Action.Final() }
+
+// makesDue reports whether somebody may be due after a settlement who was not before it.
+func makesDue(st spool.Settlement) bool {
+	return len(st.Children) > 0 || slices.ContainsFunc(st.Dispositions, func(d spool.Disposition) bool { return !final(d) })
+}

@@ -26,6 +26,7 @@ type server struct {
 	refuse func() error                             // a session; called with the lock held
 	answer func(m *mail.Message, n int) mail.Result // a recipient; nil: takes him
 	breaks func(m *mail.Message) bool               // the session, with this message
+	takes  time.Duration                            // for each message
 
 	mu       sync.Mutex
 	opened   int
@@ -56,6 +57,10 @@ type session struct {
 
 func (s *session) Deliver(ctx context.Context, m *mail.Message, recipients []int) []mail.Result {
 	var results []mail.Result
+	select {
+	case <-time.After(s.takes):
+	case <-ctx.Done():
+	}
 	for _, n := range recipients {
 		if s.begun != nil {
 			s.begun <- m.Recipients[n].Path.Address()
@@ -88,6 +93,24 @@ func (s *session) one(m *mail.Message, n int) mail.Result {
 	return mail.Result{Action: mail.Relayed, Relay: "server", Remote: true, Reply: mail.Reply{Code: 250, Text: "taken"}}
 }
 
+func (s *server) sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+func (s *server) taken() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.got)
+}
+
+func (s *server) has(rcpt string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.got, rcpt)
+}
+
 func (s *session) Usable() bool { return s.usable }
 
 func (s *session) Close() {
@@ -102,10 +125,14 @@ type world struct {
 	dir     string
 	servers map[string]*server
 	opts    deliver.Options
+	// concurrency is that of every next hop; 0 is the default.
+	concurrency int
+	copies      int // of messages
 
-	mu  sync.Mutex
-	now time.Time
-	log []string
+	mu   sync.Mutex
+	now  time.Time
+	live bool // the clock goes by itself
+	log  []string
 }
 
 func newWorld(t *testing.T) *world {
@@ -116,7 +143,7 @@ func newWorld(t *testing.T) *world {
 			if !ok {
 				return deliver.Route{}, errors.New("no route")
 			}
-			return deliver.Route{Transport: s, Domain: hop}, nil
+			return deliver.Route{Transport: s, Domain: hop, Concurrency: w.concurrency}, nil
 		},
 		Retry:    deliver.Retry{First: 10 * time.Minute, Factor: 2, MaxWait: 2 * time.Hour, Expire: 24 * time.Hour},
 		Hostname: "here.example",
@@ -138,6 +165,9 @@ func (w *world) logf(format string, args ...any) {
 func (w *world) clock() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.live {
+		return time.Now()
+	}
 	return w.now
 }
 
@@ -378,6 +408,7 @@ func TestServerThatLimitsMessagesInASession(t *testing.T) {
 	s, n := &server{}, 0
 	s.breaks = func(*mail.Message) bool { n++; return n%3 == 0 }
 	w.servers["a.example"] = s
+	w.concurrency = 1
 	for i := range 20 {
 		w.submit("ann@example.org", fmt.Sprintf("u%d@a.example", i))
 	}

@@ -1,7 +1,9 @@
 package deliver
 
 import (
+	"hash/fnv"
 	"math"
+	"strconv"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -23,17 +25,50 @@ func (r Retry) Wait(attempts int) time.Duration {
 	return time.Duration(min(wait, float64(r.MaxWait)))
 }
 
+// Next returns when the attempt after one at now is due, the given number of which has been made then. That is up to a
+// tenth of the wait sooner, so that what failed together does not come back together; all recipients of a message do.
+// The last attempt is made when the message expires, not up to a whole wait later.
+func (r Retry) Next(id mail.ID, now time.Time, attempts int) time.Time {
+	next := now.Add(sooner(r.Wait(attempts), string(id)+strconv.Itoa(attempts)))
+	// The ID is made together with the arrival, some microseconds before or after it.
+	expires := id.Time().Add(r.Expire + time.Second)
+	if attempts+1 >= expireAttempts && expires.After(now) && next.After(expires) {
+		return expires
+	}
+	return next
+}
+
+// sooner takes up to a tenth off a wait, always the same for the same seed.
+func sooner(wait time.Duration, seed string) time.Duration {
+	const share = 10
+	h := fnv.New32a()
+	h.Write([]byte(seed)) // it cannot fail
+	return wait - time.Duration(float64(wait)/share*float64(h.Sum32())/math.MaxUint32)
+}
+
+// Reschedule returns when somebody is due who was scheduled by another configuration: at once if he would have been given
+// up by now, and otherwise no later than this one says.
+func (r Retry) Reschedule(w spool.Waiting, now time.Time) time.Time {
+	if r.Attempts > 0 && w.Attempts >= r.Attempts || now.Sub(w.Begin) >= r.Expire {
+		return now
+	}
+	if next := w.Last.Add(r.Wait(w.Attempts)); next.Before(w.Next) {
+		return next
+	}
+	return w.Next
+}
+
 // Bounds for a next hop that takes no session: it is tried again soon, since one try speaks for all that wait for it.
 const (
 	hopFirst = time.Minute
 	hopMax   = 30 * time.Minute
 )
 
-// HopWait returns how long a next hop is left alone after it has refused so many sessions in a row: a minute, then
-// twice as long each time up to half an hour, but never longer than a message would wait.
-func (r Retry) HopWait(failures int) time.Duration {
-	wait := float64(hopFirst) * math.Pow(2, float64(max(failures, 1)-1))
-	return min(time.Duration(min(wait, float64(hopMax))), r.Wait(failures))
+// HopWait returns how long a next hop is left alone after so many tries in a row to open a session: a minute, then twice
+// as long each time up to half an hour, less up to a tenth, but never longer than a message would wait.
+func (r Retry) HopWait(hop string, tries int) time.Duration {
+	wait := float64(hopFirst) * math.Pow(2, float64(max(tries, 1)-1))
+	return sooner(min(time.Duration(min(wait, float64(hopMax))), r.Wait(tries)), hop+strconv.Itoa(tries))
 }
 
 // expireAttempts is how often a message must have been tried before its age counts against it: neither a clock that

@@ -21,12 +21,12 @@ type worker struct {
 }
 
 func (p *pass) newWorker(hop string, w *hopWork) *worker {
-	return &worker{clerk: p.clerk, hop: hop, route: w.route, events: p.events, soft: p.soft, proven: w.proven}
+	return &worker{clerk: clerk{p.Options, p.spool, w.retry}, hop: hop, route: w.route, events: p.events, soft: p.soft, proven: w.proven}
 }
 
 // run makes the attempts claimed, and asks for more until there is none.
 func (w *worker) run(ctx context.Context, claims []spool.Claim) {
-	defer func() { w.events <- event{hop: w.hop, ended: true} }()
+	defer func() { w.events <- event{hop: w.hop, from: w, ended: true} }()
 	for len(claims) > 0 && w.route.Expander != nil {
 		for _, c := range claims {
 			w.events <- w.expand(ctx, c)
@@ -78,7 +78,7 @@ func failureResult(err error) *mail.Result {
 // ask asks the pass for more work. What it returns is closed when there is none.
 func (w *worker) ask() <-chan []spool.Claim {
 	more := make(chan []spool.Claim, 1)
-	w.events <- event{hop: w.hop, wants: more}
+	w.events <- event{hop: w.hop, from: w, wants: more}
 	return more
 }
 

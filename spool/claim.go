@@ -1,40 +1,97 @@
 package spool
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
+	"go.etcd.io/bbolt"
 )
 
-// Due returns the next hops that have something due at now and may be tried, and when the next one will have; the zero
-// time if nothing waits.
-func (s *Spool) Due(now time.Time) (hops []string, next time.Time, err error) {
+// A Ready is a next hop that has something due and may be tried.
+type Ready struct {
+	Hop    string
+	Urgent bool // something of it is urgent, or asked for
+	first  due
+}
+
+// before orders next hops as Due returns them.
+func (r Ready) before(other Ready) int {
+	return cmp.Or(cmp.Compare(r.first.class, other.first.class), r.first.time.Compare(other.first.time))
+}
+
+// Due returns up to most of the next hops that have something due at now and may be tried, those first whose mail is
+// the most urgent and then the longest due, and when the next one will have; the zero time if nothing waits. Those for
+// which skip is true are left out.
+func (s *Spool) Due(now time.Time, most int, skip func(hop string) bool) (ready []Ready, next time.Time, err error) {
 	err = s.view(func(x *tx) error {
 		c := x.due.Cursor()
 		for k, _ := c.First(); k != nil; {
-			d, err := parseDueKey(k)
+			first, at, err := s.firstDue(c, k, now)
 			if err != nil {
 				return err
 			}
-			at := d.time
-			h, ok, err := x.hop(d.hop)
+			h, _, err := x.hop(first.hop)
 			if err != nil {
 				return err
 			}
-			if ok && h.until.After(at) {
-				at = h.until
+			if until := s.sane(first.hop, h.until, now); until.After(at) {
+				at = until
 			}
-			at = s.sane(d.hop, at, now)
-			if s.isDue(d, now) && !at.After(now) {
-				hops = append(hops, d.hop)
-			} else if !s.selective() && (next.IsZero() || at.Before(next)) {
-				next = at
+			switch {
+			case at.After(now):
+				if !s.selective() && (next.IsZero() || at.Before(next)) {
+					next = at
+				}
+			case s.selective() && first.class != classAsked:
+			case skip == nil || !skip(first.hop):
+				ready = append(ready, Ready{first.hop, first.class < classOf(0), first})
 			}
-			k, _ = c.Seek(append([]byte(d.hop), 1))
+			if len(ready) > 2*most {
+				ready = sorted(ready, most)
+			}
+			k, _ = c.Seek(afterHopKey(first.hop))
 		}
 		return nil
 	})
-	return hops, next, err
+	return sorted(ready, most), next, err
+}
+
+func sorted(ready []Ready, most int) []Ready {
+	slices.SortStableFunc(ready, Ready.before)
+	return ready[:min(len(ready), most)]
+}
+
+// firstDue returns the first entry, in the order of a claim, that is due at the next hop whose entries begin with the
+// key; if none is, that which will be first. at is when.
+func (s *Spool) firstDue(c *bbolt.Cursor, k []byte, now time.Time) (first due, at time.Time, err error) {
+	for k != nil {
+		d, err := parseDueKey(k)
+		if err != nil {
+			return due{}, at, err
+		}
+		if first.hop != "" && d.hop != first.hop {
+			break
+		}
+		when := s.dueAt(d, now)
+		if !when.After(now) {
+			return d, when, nil
+		}
+		if first.hop == "" || when.Before(at) {
+			first, at = d, when
+		}
+		k, _ = c.Seek(classKey(d.hop, d.class+1))
+	}
+	return first, at, nil
+}
+
+// dueAt returns when an entry is due. Whom somebody has asked for is due whatever the schedule says.
+func (s *Spool) dueAt(d due, now time.Time) time.Time {
+	if d.class == classAsked {
+		return time.Time{}
+	}
+	return s.sane(d.hop, d.time, now)
 }
 
 // sane returns t, when something is due at a next hop, or now if that is later than anything that this clock can have said.
@@ -68,49 +125,32 @@ type Claimed struct {
 	Attempts  int // made, this one included
 }
 
-// Claim records an attempt for up to most messages that are due at the next hop, the longest due first, each with all
-// its recipients that are due there, up to a thousand in all. wait says when the attempt after the given number of them is due if nothing is heard of this one.
-func (s *Spool) Claim(hop string, now time.Time, most int, wait func(attempts int) time.Duration) ([]Claim, error) {
-	var claims []Claim
+// Claim records an attempt for up to most messages that are due at the next hop, the most urgent first and then the
+// longest due, each with all its recipients that are due there, up to a thousand in all. again says when the attempt
+// after the given number of them is due if nothing is heard of this one.
+func (s *Spool) Claim(hop string, now time.Time, most int, again func(id mail.ID, attempts int) time.Time) ([]Claim, error) {
 	some := false
 	if err := s.view(func(x *tx) error {
-		some = len(s.dueAt(x, hop, now, 1)) > 0
+		some = len(s.allDue(x, hop, now, 1)) > 0
 		return nil
 	}); err != nil || !some {
 		return nil, err
 	}
+	var claims []Claim
 	err := s.update(func(x *tx) error {
 		at := map[mail.ID]int{}
-		for _, d := range s.dueAt(x, hop, now, most) {
-			p, ok, err := x.recipient(d.id, d.n)
+		for _, d := range s.allDue(x, hop, now, most) {
+			attempts, pending, err := s.claim(x, d, now, again)
 			if err != nil {
-				return err
-			}
-			m, found, err := x.message(d.id)
-			if err != nil {
-				return err
-			}
-			if err := x.due.Delete(dueKey(d.hop, d.time, d.id, d.n)); err != nil {
-				return err
-			}
-			if !ok || !found {
-				return errDamaged
-			}
-			p.attempts++
-			p.active = true
-			p.lastTime = now
-			p.next = now.Add(wait(p.attempts))
-			p.hop = s.opts.Route(m.sender, p.path, p.attempts, p.expanded)
-			if err := x.putRecipient(d.id, d.n, &p); err != nil {
 				return err
 			}
 			i, ok := at[d.id]
 			if !ok {
 				i = len(claims)
 				at[d.id] = i
-				claims = append(claims, Claim{ID: d.id, Pending: m.pending})
+				claims = append(claims, Claim{ID: d.id, Pending: pending})
 			}
-			claims[i].Recipients = append(claims[i].Recipients, Claimed{d.n, p.attempts})
+			claims[i].Recipients = append(claims[i].Recipients, Claimed{d.n, attempts})
 		}
 		return nil
 	})
@@ -125,20 +165,50 @@ func (s *Spool) Claim(hop string, now time.Time, most int, wait func(attempts in
 	return claims, nil
 }
 
+// claim records an attempt for one recipient, and returns how many that makes.
+func (s *Spool) claim(x *tx, d due, now time.Time, again func(id mail.ID, attempts int) time.Time) (attempts, pending int, err error) {
+	p, ok, err := x.recipient(d.id, d.n)
+	if err != nil {
+		return 0, 0, err
+	}
+	m, found, err := x.message(d.id)
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := x.due.Delete(d.key()); err != nil {
+		return 0, 0, err
+	}
+	if !ok || !found {
+		return 0, 0, errDamaged
+	}
+	p.attempts++
+	p.active, p.asked = true, false
+	p.lastTime = now
+	p.next = again(d.id, p.attempts)
+	if err := s.route(x, m.sender, &p); err != nil {
+		return 0, 0, err
+	}
+	return p.attempts, m.pending, x.putRecipient(d.id, d.n, &p)
+}
+
 // maxClaim is how many recipients one claim takes at most.
 const maxClaim = 1000
 
-// dueAt returns the entries of up to most messages that are due at the next hop.
-func (s *Spool) dueAt(x *tx, hop string, now time.Time, most int) []due {
+// allDue returns the entries of up to most messages that are due at the next hop.
+func (s *Spool) allDue(x *tx, hop string, now time.Time, most int) []due {
 	var list []due
-	prefix := append([]byte(hop), 0)
 	c := x.due.Cursor()
 	messages := 0
-	for k, _ := c.Seek(prefix); k != nil && len(list) < maxClaim; k, _ = c.Next() {
+	for k, _ := c.Seek(hopKey(hop)); k != nil && len(list) < maxClaim; {
 		d, err := parseDueKey(k)
-		if err != nil || d.hop != hop || !s.isDue(d, now) {
+		if err != nil || d.hop != hop || s.selective() && d.class != classAsked {
 			break
 		}
+		if s.dueAt(d, now).After(now) {
+			k, _ = c.Seek(classKey(hop, d.class+1))
+			continue
+		}
+		k, _ = c.Next()
 		if s.claimed[claimKey{d.id, d.n}] {
 			continue // an attempt that takes longer than the wait after it
 		}

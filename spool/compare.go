@@ -73,15 +73,7 @@ func (s *Spool) Compare() error {
 // straighten takes back that recipients are being tried, since whoever did that is gone, and makes due whoever is not: a
 // damaged page may have lost his entry, and without it nobody would ever look at him.
 func (s *Spool) straighten() error {
-	for from := []byte{}; from != nil; {
-		if err := s.update(func(x *tx) (err error) {
-			from, err = x.straighten(from)
-			return err
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.inBatches([]byte{}, (*tx).straighten)
 }
 
 // straighten does so for some recipients from a key on, and returns where to go on; nil at the end.
@@ -94,7 +86,7 @@ func (x *tx) straighten(from []byte) ([]byte, error) {
 		if err := p.decode(k, v); err != nil {
 			return nil, err
 		}
-		due := dueKey(p.hop, p.next, mail.ID(k[:idLength]), recipientOf(k))
+		due := p.dueKey(mail.ID(k[:idLength]), recipientOf(k))
 		if found, _ := x.due.Cursor().Seek(due); p.active || !bytes.Equal(found, due) {
 			p.active = false
 			bent[string(k)] = p
@@ -185,7 +177,7 @@ func (x *tx) forget(id mail.ID) error {
 	var keys [][]byte
 	err := x.eachRecipient(id, func(n int, p recipient) error {
 		keys = append(keys, recipientKey(id, n))
-		return x.due.Delete(dueKey(p.hop, p.next, id, n))
+		return x.due.Delete(p.dueKey(id, n))
 	})
 	if err != nil {
 		return err

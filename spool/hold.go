@@ -13,15 +13,14 @@ const heldHop = ">held"
 // maxHeld is how long they wait at most, whatever the clock that a hold was reckoned with said.
 const maxHeld = mail.MaxHold + 24*time.Hour
 
-// firstHop returns the next hop of a recipient of a new message, and when he is due.
-func (s *Spool) firstHop(env *mail.Envelope, r mail.Recipient) (hop string, due time.Time) {
-	now := s.opts.Now()
+// holdOf returns when the recipients of a new message are due, and the next hop where they wait until then, if they do.
+func holdOf(env *mail.Envelope, now time.Time) (hop string, due time.Time) {
 	if env.Hold.Until.After(now) {
 		return heldHop, earlier(env.Hold.Until, now.Add(maxHeld))
 	}
 	// Due since it could have been sent, which is the order of the queue; never in the future, whatever the submitter's
 	// clock said.
-	return s.opts.Route(env.Sender, r.Path, 0, r.Expanded), earlier(env.Begin(), now)
+	return "", earlier(env.Begin(), now)
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -40,7 +39,7 @@ func (s *Spool) Release(now time.Time) error {
 	for {
 		over := false
 		if err := s.view(func(x *tx) error {
-			over = len(s.dueAt(x, heldHop, now, 1)) > 0
+			over = len(s.allDue(x, heldHop, now, 1)) > 0
 			return nil
 		}); err != nil || !over {
 			return err
@@ -53,7 +52,7 @@ func (s *Spool) Release(now time.Time) error {
 
 // releaseSome does so for some of them.
 func (s *Spool) releaseSome(x *tx, now time.Time) error {
-	for _, d := range s.dueAt(x, heldHop, now, batch) {
+	for _, d := range s.allDue(x, heldHop, now, batch) {
 		p, ok, err := x.recipient(d.id, d.n)
 		if err != nil {
 			return err
@@ -62,13 +61,16 @@ func (s *Spool) releaseSome(x *tx, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		if err := x.due.Delete(dueKey(d.hop, d.time, d.id, d.n)); err != nil {
+		if err := x.due.Delete(d.key()); err != nil {
 			return err
 		}
 		if !ok || !found {
 			return errDamaged
 		}
-		p.hop = s.opts.Route(m.sender, p.path, p.attempts, p.expanded)
+		p.hop = ""
+		if err := s.route(x, m.sender, &p); err != nil {
+			return err
+		}
 		if err := x.putRecipient(d.id, d.n, &p); err != nil {
 			return err
 		}

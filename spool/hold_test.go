@@ -59,7 +59,7 @@ func (w *world) release(s *Spool) {
 // due returns the next hops that have something due, and when the next one has, after now.
 func (w *world) due(s *Spool) string {
 	w.t.Helper()
-	hops, next, err := s.Due(w.now)
+	hops, next, err := w.dueNow(s)
 	if err != nil {
 		w.t.Fatalf("Due: %v", err)
 	}

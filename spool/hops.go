@@ -9,8 +9,8 @@ import (
 // A HopState is what is known of a next hop after a try to open a session. Until zero forgets all trouble.
 type HopState struct {
 	Hop   string
-	Until time.Time
-	Last  mail.Result
+	Until time.Time   // it is not to be tried before
+	Last  mail.Result // why; one of scope OfUs is not the fault of the next hop
 }
 
 func (x *tx) hop(name string) (h hop, ok bool, err error) {
@@ -30,14 +30,17 @@ func (x *tx) putHops(states []HopState, now time.Time) error {
 			}
 			continue
 		}
-		h, ok, err := x.hop(st.Hop)
+		h, _, err := x.hop(st.Hop)
 		if err != nil {
 			return err
 		}
-		if !ok {
+		h.tries++
+		if st.Last.Scope == mail.OfUs {
+			// Nothing is known of the next hop: the time that we were cut off must not count as time that it was dead.
+			h.failures, h.since = 0, time.Time{}
+		} else if h.failures++; h.failures == 1 {
 			h.since = now
 		}
-		h.failures++
 		h.until, h.last = st.Until, st.Last
 		if err := x.hops.Put(key, h.encode(key)); err != nil {
 			return err
@@ -48,8 +51,9 @@ func (x *tx) putHops(states []HopState, now time.Time) error {
 
 // Trouble is what is known of a next hop that takes no mail. Its zero value is none.
 type Trouble struct {
-	Failures int       // in a row
-	Since    time.Time // the first of them
+	Tries    int       // to open a session, in a row, that have failed, whoever was to blame
+	Failures int       // those of them that the next hop was to blame for
+	Since    time.Time // the first of these
 	Until    time.Time // it is not to be tried before
 }
 
@@ -57,7 +61,7 @@ type Trouble struct {
 func (s *Spool) HopTrouble(name string) (t Trouble, err error) {
 	err = s.view(func(x *tx) error {
 		h, _, err := x.hop(name)
-		t = Trouble{h.failures, h.since, h.until}
+		t = Trouble{h.tries, h.failures, h.since, h.until}
 		return err
 	})
 	return t, err

@@ -21,7 +21,7 @@ var (
 	bucketMeta       = []byte("meta")       // see the keys below
 	bucketMessages   = []byte("messages")   // ID → message
 	bucketRecipients = []byte("recipients") // ID, position → recipient; those that are not final
-	bucketDue        = []byte("due")        // next hop, time, ID, position → nothing
+	bucketDue        = []byte("due")        // next hop, class, time, ID, position → nothing
 	bucketHops       = []byte("hops")       // next hop → hop; those in trouble
 	bucketTombstones = []byte("tombstones") // ID → nothing
 	bucketDeadlines  = []byte("deadlines")  // time, ID → nothing
@@ -30,10 +30,11 @@ var (
 	metaBoot     = []byte("boot")     // boot ID at the last comparison
 	metaCompared = []byte("compared") // time of it
 	metaRoutes   = []byte("routes")   // Options.Routes that the next hops were asked with
+	metaSchedule = []byte("schedule") // Options.Schedule likewise
 )
 
 // indexVersion is the version of the index format. An older index is rebuilt, a newer one refused.
-const indexVersion = 3
+const indexVersion = 4
 
 // ErrNewer is the error for an index of a newer version of the program.
 var ErrNewer = errors.New("index.db was written by a newer version of postrider")

@@ -161,8 +161,8 @@ func readBatch(dir string, gate *os.File, after mail.ID, most int) (entries []En
 				e.Active = e.Active || p.active
 				e.Held = e.Held || p.hop == heldHop
 				r := entryRecipient(&p, h)
-				if r.Next.Before(e.Arrival) {
-					r.Next = e.Arrival // somebody has asked for him
+				if p.asked {
+					r.Next = e.Arrival
 				}
 				e.Recipients = append(e.Recipients, r)
 			}

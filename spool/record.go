@@ -29,6 +29,8 @@ type recipient struct {
 	hop      string    // of the next attempt
 	next     time.Time // when it is due
 	attempts int
+	priority int
+	asked    bool // somebody has asked for him: due before all others
 	active   bool // an attempt has been recorded, and no result
 	expanded bool // aliases have been looked up
 	last     mail.Result
@@ -38,8 +40,9 @@ type recipient struct {
 // A hop is the record of a next hop that did not take a session.
 type hop struct {
 	until    time.Time // do not try before
-	failures int       // in a row
-	since    time.Time // the first of them
+	tries    int       // in a row, whoever was to blame
+	failures int       // those of them that the next hop was to blame for
+	since    time.Time // the first of these
 	last     mail.Result
 }
 
@@ -99,6 +102,8 @@ func (p *recipient) encode(key []byte) []byte {
 	b = appendString(b, p.hop)
 	b = appendTime(b, p.next)
 	b = binary.AppendVarint(b, int64(p.attempts))
+	b = binary.AppendVarint(b, int64(p.priority))
+	b = appendBool(b, p.asked)
 	b = appendBool(b, p.active)
 	b = appendBool(b, p.expanded)
 	b = appendTime(b, p.lastTime)
@@ -115,6 +120,8 @@ func (p *recipient) decode(key, value []byte) error {
 	p.hop = r.string()
 	p.next = r.time()
 	p.attempts = int(r.int())
+	p.priority = int(r.int())
+	p.asked = r.bool()
 	p.active = r.bool()
 	p.expanded = r.bool()
 	p.lastTime = r.time()
@@ -125,6 +132,7 @@ func (p *recipient) decode(key, value []byte) error {
 func (h *hop) encode(key []byte) []byte {
 	b := make([]byte, 4, 128)
 	b = appendTime(b, h.until)
+	b = binary.AppendVarint(b, int64(h.tries))
 	b = binary.AppendVarint(b, int64(h.failures))
 	b = appendTime(b, h.since)
 	b = appendResult(b, h.last)
@@ -137,6 +145,7 @@ func (h *hop) decode(key, value []byte) error {
 		return err
 	}
 	h.until = r.time()
+	h.tries = int(r.int())
 	h.failures = int(r.int())
 	h.since = r.time()
 	h.last = r.result()
@@ -254,7 +263,7 @@ func (r *reader) result() mail.Result {
 }
 
 // Keys. IDs have a fixed length, so a recipient's key is the message's and a number; the key of what is due sorts by
-// next hop, then time.
+// next hop, then class, then time.
 
 func messageKey(id mail.ID) []byte { return []byte(id) }
 
@@ -262,37 +271,61 @@ func recipientKey(id mail.ID, n int) []byte {
 	return binary.BigEndian.AppendUint32(append(make([]byte, 0, 16), id...), uint32(n))
 }
 
-func dueKey(hop string, t time.Time, id mail.ID, n int) []byte {
-	b := append(make([]byte, 0, len(hop)+24), hop...)
-	b = append(b, 0)
-	b = binary.BigEndian.AppendUint64(b, uint64(max(t.UnixMicro(), 0)))
-	b = append(b, id...)
-	return binary.BigEndian.AppendUint32(b, uint32(n))
+// A class says who goes first at a next hop, whatever the time: whom somebody has asked for, then by priority.
+type class byte
+
+const classAsked class = 0
+
+func classOf(priority int) class { return class(1 + mail.MaxPriority - priority) }
+
+func (p *recipient) dueKey(id mail.ID, n int) []byte {
+	c := classOf(p.priority)
+	if p.asked {
+		c = classAsked
+	}
+	return due{p.hop, c, p.next, id, n}.key()
+}
+
+// A due is an entry of the index of what is due.
+type due struct {
+	hop   string
+	class class
+	time  time.Time
+	id    mail.ID
+	n     int
+}
+
+func (d due) key() []byte {
+	b := append(make([]byte, 0, len(d.hop)+1+dueTail), d.hop...)
+	b = append(b, 0, byte(d.class))
+	b = binary.BigEndian.AppendUint64(b, uint64(max(d.time.UnixMicro(), 0)))
+	b = append(b, d.id...)
+	return binary.BigEndian.AppendUint32(b, uint32(d.n))
 }
 
 // idLength is the length of a queue ID.
 const idLength = 11
 
 // dueTail is the length of what follows the next hop and its NUL in a key of what is due.
-const dueTail = 8 + idLength + 4
-
-type due struct {
-	hop  string
-	time time.Time
-	id   mail.ID
-	n    int
-}
+const dueTail = 1 + 8 + idLength + 4
 
 func parseDueKey(key []byte) (due, error) {
 	cut := len(key) - dueTail - 1
 	if cut < 0 || key[cut] != 0 {
 		return due{}, errDamaged
 	}
-	tail := key[cut+1:]
+	tail := key[cut+2:]
 	return due{
-		hop:  string(key[:cut]),
-		time: time.UnixMicro(int64(binary.BigEndian.Uint64(tail))),
-		id:   mail.ID(tail[8 : 8+idLength]),
-		n:    int(binary.BigEndian.Uint32(tail[8+idLength:])),
+		hop:   string(key[:cut]),
+		class: class(key[cut+1]),
+		time:  time.UnixMicro(int64(binary.BigEndian.Uint64(tail))),
+		id:    mail.ID(tail[8 : 8+idLength]),
+		n:     int(binary.BigEndian.Uint32(tail[8+idLength:])),
 	}, nil
 }
+
+// Where the entries of a next hop begin, those of a class of it, and those of what comes after it.
+
+func hopKey(hop string) []byte            { return append([]byte(hop), 0) }
+func classKey(hop string, c class) []byte { return append([]byte(hop), 0, byte(c)) }
+func afterHopKey(hop string) []byte       { return append([]byte(hop), 1) }

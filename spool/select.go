@@ -63,20 +63,8 @@ func (sel *Selection) wants(id mail.ID, env *mail.Envelope) bool {
 	return false
 }
 
-// asked is when recipients are due whom somebody has asked for: before all others, so that a pass which makes only those
-// attempts finds them by their time.
-var asked = time.UnixMicro(1)
-
 // selective reports whether this pass is for some of the queue only.
 func (s *Spool) selective() bool { return s.opts.Only != nil && !s.opts.Only.All() }
-
-// isDue reports whether an entry is due for this pass at now.
-func (s *Spool) isDue(d due, now time.Time) bool {
-	if s.selective() {
-		return !d.time.After(asked)
-	}
-	return !s.sane(d.hop, d.time, now).After(now)
-}
 
 // MakeDue has the selected recipients tried at once, even at next hops that are being left alone, by the pass that is
 // running over the spool at dir or by the next one. It is for whoever has got ErrHeld. What is being tried at this
@@ -121,18 +109,13 @@ func makeDue(update func(func(*tx) error) error, sel *Selection, now time.Time, 
 
 // makeDueBatch takes some recipients from the key on, and returns where the next batch begins; nil at the end.
 func (x *tx) makeDueBatch(from []byte, sel *Selection, now time.Time, held bool, hops map[string]bool) ([]byte, error) {
-	type change struct {
-		id mail.ID
-		n  int
-		p  recipient
-	}
-	var changes []change
+	var moves []move
 	var m message
 	var of mail.ID // m is its record
 	c := x.recipients.Cursor()
 	k, v := c.Seek(from)
 	for i := 0; k != nil && i < makeDueBatch; i++ {
-		d := change{id: mail.ID(k[:idLength]), n: recipientOf(k)}
+		d := move{id: mail.ID(k[:idLength]), n: recipientOf(k)}
 		if sel.id(d.id) {
 			if err := d.p.decode(k, v); err != nil {
 				return nil, err
@@ -145,30 +128,32 @@ func (x *tx) makeDueBatch(from []byte, sel *Selection, now time.Time, held bool,
 				of = d.id
 			}
 			if sel.Message(d.id, m.sender) && sel.Recipient(d.p.path) && (held || !d.p.active) && d.p.hop != heldHop {
-				changes = append(changes, d)
+				hops[d.p.hop] = true
+				d.old = d.p.dueKey(d.id, d.n)
+				if d.p.makeDue(sel, now) {
+					moves = append(moves, d)
+				}
 			}
 		}
 		k, v = c.Next()
 	}
 	next := append([]byte(nil), k...)
-	for _, d := range changes {
-		hops[d.p.hop] = true
-		at := now
-		if !sel.All() {
-			at = asked
+	return next, x.move(moves)
+}
+
+// makeDue has the recipient tried at once, and reports whether that changed anything. Where everybody is, nobody is
+// asked for before all others.
+func (p *recipient) makeDue(sel *Selection, now time.Time) (changed bool) {
+	if sel.All() {
+		changed = p.next.After(now)
+		if changed {
+			p.next = now
 		}
-		if !d.p.next.After(at) {
-			continue
-		}
-		if err := x.due.Delete(dueKey(d.p.hop, d.p.next, d.id, d.n)); err != nil {
-			return nil, err
-		}
-		d.p.next = at
-		if err := x.putRecipient(d.id, d.n, &d.p); err != nil {
-			return nil, err
-		}
+		return changed
 	}
-	return next, nil
+	changed = !p.asked
+	p.asked = true
+	return changed
 }
 
 // retryHop lets a next hop in trouble be tried at once. How often it has failed is not forgotten.
@@ -210,7 +195,7 @@ func Outstanding(dir string, sel Selection, since time.Time) (bool, error) {
 			}
 			return x.eachRecipient(mail.ID(k), func(_ int, p recipient) error {
 				h, _, err := x.hop(p.hop)
-				waits := !p.next.After(since) && !h.until.After(since)
+				waits := (p.asked || !p.next.After(since)) && !h.until.After(since)
 				found = found || sel.Recipient(p.path) && (p.active || waits)
 				return err
 			})

@@ -50,7 +50,7 @@ func (w *world) deferAll(hops ...string) {
 // dueHops returns what is due now.
 func (w *world) dueHops(s *Spool) []string {
 	w.t.Helper()
-	hops, _, err := s.Due(w.now)
+	hops, _, err := w.dueNow(s)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -74,15 +74,15 @@ func TestPassForSomeOfTheQueue(t *testing.T) {
 	w.want("due", w.dueHops(s), []string{"relay/a.example"})
 	claims := w.claim(s, "relay/a.example")
 	w.want("claimed", claims, []Claim{
-		{ID: first, Recipients: []Claimed{{0, 2}}, Pending: 2},
 		{ID: due, Recipients: []Claimed{{0, 1}}, Pending: 1},
+		{ID: first, Recipients: []Claimed{{0, 2}}, Pending: 2},
 	})
 	// What was not tried after all is tried again in this pass; what was deferred is not.
 	untried := Disposition{Recipient: 0, Untried: true, Next: w.now}
-	if err := s.Settle([]Settlement{{Claim: claims[1], Dispositions: []Disposition{untried}}}, nil); err != nil {
+	if err := s.Settle([]Settlement{{Claim: claims[0], Dispositions: []Disposition{untried}}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.settle(s, claims[0], mail.Delayed)
+	w.settle(s, claims[1], mail.Delayed)
 	w.want("claimed again", w.claim(s, "relay/a.example"), []Claim{{ID: due, Recipients: []Claimed{{0, 1}}, Pending: 1}})
 	w.want("nothing else", w.dueHops(s), []string(nil))
 	w.end(s)

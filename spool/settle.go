@@ -45,6 +45,9 @@ func (s *Spool) Settle(settlements []Settlement, hops []HopState) error {
 		if err := x.forgetTombstones(s.sunk); err != nil {
 			return err
 		}
+		if err := x.putHops(hops, s.opts.Now()); err != nil {
+			return err
+		}
 		for _, st := range settlements {
 			over, journal, err := s.settle(x, st)
 			if err != nil {
@@ -54,7 +57,7 @@ func (s *Spool) Settle(settlements []Settlement, hops []HopState) error {
 				done = append(done, finished{st.ID, journal})
 			}
 		}
-		return x.putHops(hops, s.opts.Now())
+		return nil
 	})
 	if err != nil {
 		return err
@@ -68,7 +71,10 @@ func (s *Spool) Settle(settlements []Settlement, hops []HopState) error {
 			delete(s.claimed, claimKey{st.ID, d.Recipient})
 		}
 	}
-	return s.remove(done)
+	if err := s.remove(done); err != nil {
+		return err
+	}
+	return s.failOver(hops)
 }
 
 // journalIfStays writes the journal unless these results are certain to end the message.
@@ -125,7 +131,7 @@ func (s *Spool) dispose(x *tx, m *message, st Settlement) (final int, err error)
 		if !ok {
 			continue
 		}
-		if err := x.due.Delete(dueKey(p.hop, p.next, st.ID, d.Recipient)); err != nil {
+		if err := x.due.Delete(p.dueKey(st.ID, d.Recipient)); err != nil {
 			return final, err
 		}
 		if d.Result.Action.Final() {
@@ -136,7 +142,9 @@ func (s *Spool) dispose(x *tx, m *message, st Settlement) (final int, err error)
 			}
 			continue
 		}
-		s.amend(&p, m.sender, d)
+		if err := s.amend(x, &p, m.sender, d); err != nil {
+			return final, err
+		}
 		if err := x.putRecipient(st.ID, d.Recipient, &p); err != nil {
 			return final, err
 		}
@@ -145,7 +153,7 @@ func (s *Spool) dispose(x *tx, m *message, st Settlement) (final int, err error)
 }
 
 // amend writes the result of an attempt that was not final into the record.
-func (s *Spool) amend(p *recipient, sender mail.Path, d Disposition) {
+func (s *Spool) amend(x *tx, p *recipient, sender mail.Path, d Disposition) error {
 	p.active = false
 	p.expanded = p.expanded || d.Expanded
 	if d.Untried {
@@ -153,15 +161,11 @@ func (s *Spool) amend(p *recipient, sender mail.Path, d Disposition) {
 	} else {
 		p.last = d.Result
 	}
-	if p.hop != heldHop {
-		p.hop = s.opts.Route(sender, p.path, p.attempts, p.expanded)
-	}
 	if !d.Next.IsZero() {
 		p.next = d.Next
 	}
-	if d.Untried && s.selective() {
-		p.next = asked
-	}
+	p.asked = p.asked || d.Untried && s.selective()
+	return s.route(x, sender, p)
 }
 
 // finish stores the message record, or puts a tombstone in its place.

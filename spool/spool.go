@@ -71,6 +71,13 @@ type Options struct {
 	// Routes is any string that changes when Route may answer differently. Queued recipients are then asked for again,
 	// and every next hop may be tried at once.
 	Routes string
+	// FailOver is the least number of attempts after which Route may name another next hop; 0 if it never does. The
+	// failures of a next hop that is left alone count as attempts of whoever waits for it: he takes the other way then.
+	FailOver int
+	// Schedule is any string that changes when Reschedule may answer differently. It is then asked when those are due who
+	// have been tried before, and every next hop may be tried at once. nil leaves the times as they are.
+	Schedule   string
+	Reschedule func(w Waiting, now time.Time) time.Time
 	// Now is the clock.
 	Now func() time.Time
 	// MaxWait is the longest wait that Claim or Settle is ever given. What seems due later than that from now was written
@@ -83,6 +90,15 @@ type Options struct {
 	Only *Selection
 	// Compare makes Acquire compare the index with the directory whatever the last pass left.
 	Compare bool
+}
+
+// A Waiting is a recipient who waits for his next attempt.
+type Waiting struct {
+	Hop      string
+	Begin    time.Time // when his message could be sent: its age counts from then
+	Attempts int
+	Last     time.Time // when the last attempt was made
+	Next     time.Time // when the next one is due so far
 }
 
 // A Spool is a spool held by the one pass that may change it. Its methods may be called by one goroutine at a
@@ -192,7 +208,7 @@ func (s *Spool) open() (err error) {
 			return err
 		}
 	}
-	if err := s.reroute(); err != nil || s.opts.Only == nil {
+	if err := s.follow(); err != nil || s.opts.Only == nil {
 		return err
 	}
 	return makeDue(s.update, s.opts.Only, s.opts.Now(), true)

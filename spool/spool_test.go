@@ -100,9 +100,18 @@ func (w *world) takeIn(s *Spool) []Taken {
 	return taken
 }
 
+// dueNow returns what is due now, and when the next will be.
+func (w *world) dueNow(s *Spool) (hops []string, next time.Time, err error) {
+	ready, next, err := s.Due(w.now, 100, nil)
+	for _, r := range ready {
+		hops = append(hops, r.Hop)
+	}
+	return hops, next, err
+}
+
 func (w *world) claim(s *Spool, hop string) []Claim {
 	w.t.Helper()
-	claims, err := s.Claim(hop, w.now, 100, func(attempts int) time.Duration { return time.Duration(attempts) * time.Hour })
+	claims, err := s.Claim(hop, w.now, 100, func(_ mail.ID, attempts int) time.Time { return w.now.Add(time.Duration(attempts) * time.Hour) })
 	if err != nil {
 		w.t.Fatalf("Claim: %v", err)
 	}
@@ -164,7 +173,7 @@ func TestMessageGoesThroughItsStates(t *testing.T) {
 	s := w.acquire()
 	w.takeIn(s)
 	w.want("drop/", w.files("drop"), []string(nil))
-	hops, _, err := s.Due(w.now)
+	hops, _, err := w.dueNow(s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +205,7 @@ func TestDeferredRecipientWaitsForItsTime(t *testing.T) {
 			t.Fatalf("claim %d = %+v", attempt, c)
 		}
 		w.settle(s, c[0], mail.Delayed)
-		hops, next, err := s.Due(w.now)
+		hops, next, err := w.dueNow(s)
 		if err != nil || len(hops) > 0 {
 			t.Fatalf("after attempt %d: due %v, %v", attempt, hops, err)
 		}
@@ -220,7 +229,7 @@ func TestNextHopInTroubleIsLeftAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	hops, next, err := s.Due(w.now)
+	hops, next, err := w.dueNow(s)
 	if err != nil || len(hops) > 0 || !next.Equal(until) {
 		t.Errorf("Due = %v, %v, %v; want nothing until %v", hops, next, err, until)
 	}
@@ -236,7 +245,7 @@ func TestNextHopInTroubleIsLeftAlone(t *testing.T) {
 	if err := s.Settle(nil, []HopState{{Hop: "relay/a.example"}}); err != nil {
 		t.Fatal(err)
 	}
-	if hops, _, _ = s.Due(w.now); len(hops) != 1 {
+	if hops, _, _ = w.dueNow(s); len(hops) != 1 {
 		t.Errorf("after the trouble is over: due %v", hops)
 	}
 }
@@ -309,7 +318,7 @@ func TestIndexTruncatedAnywhereIsRebuilt(t *testing.T) {
 		for try := 0; ; try++ {
 			s, err := Acquire(w.dir, w.opts)
 			if err == nil {
-				_, err = s.Claim("relay/a.example", w.now, 1, func(int) time.Duration { return 0 })
+				_, err = s.Claim("relay/a.example", w.now, 1, func(mail.ID, int) time.Time { return w.now })
 				if err := s.End(); err != nil && try > 0 {
 					t.Fatalf("cut at %d: End: %v", size, err)
 				}
@@ -455,7 +464,7 @@ func TestClockSetBackADay(t *testing.T) {
 	dropped := w.submit("cyd@a.example")
 	w.now = w.now.Add(-24 * time.Hour)
 	w.takeIn(s)
-	hops, _, err := s.Due(w.now)
+	hops, _, err := w.dueNow(s)
 	if err != nil || len(hops) != 1 {
 		t.Fatalf("Due = %v, %v; want the next hop at once", hops, err)
 	}
@@ -483,7 +492,7 @@ func TestQueuedMailFollowsTodaysRoutes(t *testing.T) {
 	w.opts.Routes = "changed"
 	s = w.acquire()
 	defer w.end(s)
-	hops, _, err := s.Due(w.now)
+	hops, _, err := w.dueNow(s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -685,7 +694,7 @@ func TestGateThatSomebodyKeeps(t *testing.T) {
 		if err := flock(gate, unix.LOCK_EX); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := s.Due(w.now); err == nil || !strings.Contains(err.Error(), "kept locked by another process") {
+		if _, _, err := w.dueNow(s); err == nil || !strings.Contains(err.Error(), "kept locked by another process") {
 			t.Errorf("Due = %v", err)
 		}
 	})
@@ -698,7 +707,7 @@ func TestComparisonMakesDueWhoeverIsNot(t *testing.T) {
 	w.takeIn(s)
 	if err := s.update(func(x *tx) error {
 		p, _, err := x.recipient(id, 0)
-		return errors.Join(err, x.due.Delete(dueKey(p.hop, p.next, id, 0)))
+		return errors.Join(err, x.due.Delete(p.dueKey(id, 0)))
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package spool
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -183,10 +182,11 @@ func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool, askedFor *Sele
 			continue
 		}
 		pending++
-		p := recipient{path: r.Path, expanded: r.Expanded}
-		p.hop, p.next = s.firstHop(&t.Envelope, r)
-		if askedFor != nil && askedFor.Recipient(r.Path) && p.hop != heldHop {
-			p.next = asked
+		p := recipient{path: r.Path, expanded: r.Expanded, priority: t.Envelope.Urgency(os.Geteuid())}
+		p.hop, p.next = holdOf(&t.Envelope, s.opts.Now())
+		p.asked = askedFor != nil && askedFor.Recipient(r.Path) && p.hop != heldHop
+		if err := s.route(x, t.Envelope.Sender, &p); err != nil {
+			return err
 		}
 		if err := x.putRecipient(t.ID, n, &p); err != nil {
 			return err
@@ -208,7 +208,7 @@ func (x *tx) putRecipient(id mail.ID, n int, p *recipient) error {
 	if err := x.recipients.Put(key, p.encode(key)); err != nil {
 		return err
 	}
-	return x.due.Put(dueKey(p.hop, p.next, id, n), nil)
+	return x.due.Put(p.dueKey(id, n), nil)
 }
 
 // recipient reads a record; ok is false if there is none.
@@ -229,80 +229,4 @@ func (x *tx) message(id mail.ID) (m message, ok bool, err error) {
 		return m, false, nil
 	}
 	return m, true, m.decode(key, v)
-}
-
-// reroute asks for all next hops again if the routes are not those of the last pass.
-func (s *Spool) reroute() error {
-	same := false
-	if err := s.view(func(x *tx) error {
-		same = string(x.meta.Get(metaRoutes)) == s.opts.Routes
-		return nil
-	}); err != nil || same {
-		return err
-	}
-	for after := []byte(nil); ; {
-		err := s.update(func(x *tx) (err error) {
-			after, err = s.rerouteBatch(x, after)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if after == nil {
-			return nil
-		}
-	}
-}
-
-// rerouteBatch does so for some recipients after the key, and returns the last key it came to; nil at the end.
-func (s *Spool) rerouteBatch(x *tx, after []byte) ([]byte, error) {
-	type moved struct {
-		id mail.ID
-		n  int
-		p  recipient
-	}
-	var moves []moved
-	c := x.recipients.Cursor()
-	k, v := c.Seek(after)
-	for i := 0; k != nil && i < rerouteBatch; i++ {
-		m := moved{id: mail.ID(k[:idLength]), n: recipientOf(k)}
-		if err := m.p.decode(k, v); err != nil {
-			return nil, err
-		}
-		msg, ok, err := x.message(m.id)
-		if err != nil {
-			return nil, err
-		}
-		if hop := s.opts.Route(msg.sender, m.p.path, m.p.attempts, m.p.expanded); ok && hop != m.p.hop && m.p.hop != heldHop {
-			if err := x.due.Delete(dueKey(m.p.hop, m.p.next, m.id, m.n)); err != nil {
-				return nil, err
-			}
-			m.p.hop = hop
-			moves = append(moves, m)
-		}
-		k, v = c.Next()
-	}
-	for _, m := range moves {
-		if err := x.putRecipient(m.id, m.n, &m.p); err != nil {
-			return nil, err
-		}
-	}
-	if k != nil {
-		return append([]byte(nil), k...), nil
-	}
-	return nil, x.forgetHops(s.opts.Routes)
-}
-
-const rerouteBatch = 10000
-
-// forgetHops lets every next hop be tried at once: what is known of it may be true of another server now.
-func (x *tx) forgetHops(routes string) error {
-	if err := x.DeleteBucket(bucketHops); err != nil {
-		return err
-	}
-	var err error
-	if x.hops, err = x.CreateBucket(bucketHops); err != nil {
-		return fmt.Errorf("forget next hops: %w", err)
-	}
-	return x.meta.Put(metaRoutes, []byte(routes))
 }

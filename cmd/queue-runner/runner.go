@@ -53,32 +53,19 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any), trace 
 				}
 				return hop.String()
 			},
-			Routes: fingerprint(cfg),
-			Now:    time.Now,
+			Routes:   fingerprint(cfg),
+			FailOver: failOver(cfg.Routes),
+			Schedule: fmt.Sprint(cfg.Retry),
+			Reschedule: func(w spool.Waiting, now time.Time) time.Time {
+				return deliver.Retry(cfg.Retry).Reschedule(w, now)
+			},
+			Now: time.Now,
 			// Next hops have waits of their own, of less than an hour.
 			MaxWait: max(cfg.Retry.MaxWait, time.Hour),
 			Logf:    logf,
 		},
 		pass: deliver.Options{
-			Resolve: func(name string) (deliver.Route, error) {
-				switch name {
-				case unrouted:
-					return deliver.Route{}, route.ErrNoRoute
-				case programs:
-					return deliver.Route{Transport: names.programs()}, nil
-				case aliases:
-					return deliver.Route{Expander: names, Concurrency: 1}, nil
-				}
-				hop, err := route.ParseHop(name)
-				if err != nil {
-					return deliver.Route{}, err
-				}
-				t, ok := transports[hop.Transport]
-				if !ok {
-					return deliver.Route{}, fmt.Errorf("transport %q is not configured any more", hop.Transport)
-				}
-				return deliver.Route{Transport: t, Domain: hop.Domain, Concurrency: cfg.Transports[hop.Transport].Concurrency}, nil
-			},
+			Resolve:   resolver(cfg, names, transports),
 			Retry:     deliver.Retry(cfg.Retry),
 			Hostname:  cfg.Hostname,
 			Rewritten: submitHost(cfg).Rewritten,
@@ -86,6 +73,40 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any), trace 
 			Now:       time.Now,
 		},
 	}, nil
+}
+
+// resolver returns what finds the way to a next hop.
+func resolver(cfg *config.Config, names *lookup, transports map[string]deliver.Transport) func(name string) (deliver.Route, error) {
+	return func(name string) (deliver.Route, error) {
+		switch name {
+		case unrouted:
+			return deliver.Route{}, route.ErrNoRoute
+		case programs:
+			return deliver.Route{Transport: names.programs()}, nil
+		case aliases:
+			return deliver.Route{Expander: names, Concurrency: 1}, nil
+		}
+		hop, err := route.ParseHop(name)
+		if err != nil {
+			return deliver.Route{}, err
+		}
+		t, ok := transports[hop.Transport]
+		if !ok {
+			return deliver.Route{}, fmt.Errorf("transport %q is not configured any more", hop.Transport)
+		}
+		return deliver.Route{Transport: t, Domain: hop.Domain, Concurrency: cfg.Transports[hop.Transport].Concurrency}, nil
+	}
+}
+
+// failOver returns the least number of attempts after which mail may go another way; 0 if it never does.
+func failOver(routes []config.Route) int {
+	least := 0
+	for _, r := range routes {
+		if r.MinAttempts > 0 && (least == 0 || r.MinAttempts < least) {
+			least = r.MinAttempts
+		}
+	}
+	return least
 }
 
 // submitHost is the machine as submissions see it.

@@ -1,0 +1,219 @@
+package spool
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+)
+
+// submitFrom drops a message with this priority from the user with this ID.
+func (w *world) submitFrom(uid, priority int, rcpt string) mail.ID {
+	w.t.Helper()
+	return w.submitWith(func(env *mail.Envelope) {
+		env.Priority, env.Submitter, env.Recipients[0].Path = priority, uid, path(w.t, rcpt)
+	})
+}
+
+func claimed(claims []Claim) (ids []mail.ID) {
+	for _, c := range claims {
+		ids = append(ids, c.ID)
+	}
+	return ids
+}
+
+func TestUrgentMailGoesFirst(t *testing.T) {
+	w := newWorld(t)
+	bulk := w.submitFrom(1234, -4, "bob@a.example")
+	first := w.submit("bob@a.example")
+	second := w.submit("bob@a.example")
+	urgent := w.submitFrom(os.Getuid(), 4, "bob@a.example")
+	later := w.submitFrom(0, 0, "bob@b.example")
+	most := w.submitFrom(os.Getuid(), 9, "bob@c.example")
+	s := w.acquire()
+	defer w.end(s)
+	w.takeIn(s)
+	ready, _, err := s.Due(w.now, 2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("next hops", []string{ready[0].Hop, ready[1].Hop}, []string{"relay/c.example", "relay/a.example"})
+	w.want("urgent", []bool{ready[0].Urgent, ready[1].Urgent}, []bool{true, true})
+	w.want("next hops but those that are left out", w.dueBut(s, "relay/c.example", "relay/a.example"), []string{"relay/b.example"})
+	w.want("at one next hop", claimed(w.claim(s, "relay/a.example")), []mail.ID{urgent, first, second, bulk})
+	w.want("at others", claimed(append(w.claim(s, "relay/b.example"), w.claim(s, "relay/c.example")...)), []mail.ID{later, most})
+}
+
+func (w *world) dueBut(s *Spool, left ...string) (hops []string) {
+	w.t.Helper()
+	ready, _, err := s.Due(w.now, 10, func(hop string) bool {
+		for _, l := range left {
+			if l == hop {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, r := range ready {
+		hops = append(hops, r.Hop)
+	}
+	return hops
+}
+
+// What is urgent and not due does not hide what is due.
+func TestUrgentMailThatWaitsHoldsUpNobody(t *testing.T) {
+	w := newWorld(t)
+	urgent := w.submitFrom(os.Getuid(), 4, "bob@a.example")
+	s := w.acquire()
+	defer w.end(s)
+	w.takeIn(s)
+	w.settle(s, w.claim(s, "relay/a.example")[0], mail.Delayed)
+	other := w.submit("bob@a.example")
+	w.takeIn(s)
+	hops, _, err := w.dueNow(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("due", hops, []string{"relay/a.example"})
+	c := w.claim(s, "relay/a.example")
+	w.want("claimed", claimed(c), []mail.ID{other})
+	w.settle(s, c[0], mail.Relayed)
+	_, next, err := w.dueNow(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("next", next.Sub(w.now).Round(time.Second), time.Hour)
+	w.now = next
+	w.want("claimed when it is due", claimed(w.claim(s, "relay/a.example")), []mail.ID{urgent})
+}
+
+func TestOnlyTheTrustedAreInHaste(t *testing.T) {
+	const owner = 990
+	for _, tt := range []struct{ priority, submitter, want int }{
+		{4, 0, 4},
+		{4, owner, 4},
+		{4, 1000, 0},
+		{4, -1, 0},
+		{-4, 1000, -4},
+		{0, 1000, 0},
+		{99, 0, mail.MaxPriority},
+		{-99, 1000, mail.MinPriority},
+	} {
+		env := mail.Envelope{Priority: tt.priority, Submitter: tt.submitter}
+		if got := env.Urgency(owner); got != tt.want {
+			t.Errorf("priority %d of user %d: %d, want %d", tt.priority, tt.submitter, got, tt.want)
+		}
+	}
+}
+
+// dead has tried the next hop, in vain.
+func (w *world) dead(s *Spool, hop string, scope mail.Scope) {
+	w.t.Helper()
+	st := HopState{Hop: hop, Until: w.now.Add(time.Minute), Last: mail.Delay(scope, mail.EnhancedCode{4, 4, 1}, "no session")}
+	if err := s.Settle(nil, []HopState{st}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// After two attempts mail goes to the second next hop; and if the first is dead, so does mail that was not tried itself.
+func TestDeadNextHopHandsItsMailOn(t *testing.T) {
+	w := newWorld(t)
+	w.opts.FailOver = 2
+	w.opts.Route = func(_, _ mail.Path, attempts int, _ bool) string {
+		if attempts >= 2 {
+			return "second"
+		}
+		return "first"
+	}
+	w.submit("bob@a.example")
+	w.submit("cyd@a.example")
+	s := w.acquire()
+	defer w.end(s)
+	w.takeIn(s)
+	hops := func() []string {
+		w.t.Helper()
+		list, _, err := w.dueNow(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	w.dead(s, "first", mail.OfUs)
+	w.dead(s, "first", mail.OfUs)
+	w.dead(s, "first", mail.OfHost)
+	w.want("one failure, and two that were ours", hops(), []string(nil))
+	w.now = w.now.Add(2 * time.Minute)
+	w.want("due again", hops(), []string{"first"})
+	w.dead(s, "first", mail.OfHost)
+	w.want("two failures", hops(), []string{"second"})
+	w.submit("dan@a.example")
+	w.takeIn(s)
+	w.want("new mail", len(w.claim(s, "second")), 3)
+	w.now = w.now.Add(2 * time.Minute)
+	w.submit("eve@a.example")
+	w.takeIn(s)
+	w.want("the first is tried again, with what is new", hops(), []string{"first"})
+	c := w.claim(s, "first")
+	w.dead(s, "first", mail.OfHost)
+	untried := []Disposition{{Recipient: 0, Untried: true, Next: w.now}}
+	if err := s.Settle([]Settlement{{Claim: c[0], Dispositions: untried}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.want("the probe", hops(), []string{"second"})
+}
+
+// While we are cut off ourselves, a next hop is not dead.
+func TestOurOwnTroubleIsNotTheNextHops(t *testing.T) {
+	w := newWorld(t)
+	s := w.acquire()
+	defer w.end(s)
+	for _, tt := range []struct {
+		scope           mail.Scope
+		tries, failures int
+	}{{mail.OfHost, 1, 1}, {mail.OfHost, 2, 2}, {mail.OfUs, 3, 0}, {mail.OfUs, 4, 0}, {mail.OfHost, 5, 1}} {
+		w.now = w.now.Add(time.Hour)
+		w.dead(s, "first", tt.scope)
+		got, err := s.HopTrouble("first")
+		if err != nil || got.Tries != tt.tries || got.Failures != tt.failures {
+			t.Errorf("HopTrouble = %+v, %v; want %d tries, %d failures", got, err, tt.tries, tt.failures)
+		}
+		if got.Since.IsZero() != (tt.failures == 0) || tt.failures == 1 && w.now.Sub(got.Since) > time.Second {
+			t.Errorf("%d failures since %v", tt.failures, got.Since)
+		}
+	}
+}
+
+func TestQueuedMailFollowsTodaysSchedule(t *testing.T) {
+	w := newWorld(t)
+	w.submit("bob@a.example")
+	s := w.acquire()
+	w.takeIn(s)
+	w.settle(s, w.claim(s, "relay/a.example")[0], mail.Delayed)
+	w.submit("cyd@b.example")
+	w.takeIn(s)
+	w.dead(s, "relay/b.example", mail.OfHost)
+	w.end(s)
+	asked := 0
+	w.opts.Schedule, w.opts.Reschedule = "changed", func(r Waiting, now time.Time) time.Time {
+		asked++
+		w.want("who waits", []any{r.Hop, r.Attempts, r.Next.Sub(r.Last)}, []any{"relay/a.example", 1, time.Hour})
+		return now
+	}
+	s = w.acquire()
+	hops, _, err := w.dueNow(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("due", hops, []string{"relay/a.example", "relay/b.example"})
+	got, err := s.HopTrouble("relay/b.example")
+	if err != nil || got.Failures != 1 {
+		t.Errorf("HopTrouble = %+v, %v; want it to be known still", got, err)
+	}
+	w.end(s)
+	w.end(w.acquire())
+	w.want("asked", asked, 1)
+}
