@@ -152,8 +152,9 @@ func (l *lookup) qualify(x alias.Expansion, domain string) (deliver.Expansion, e
 		}
 		out.Targets = append(out.Targets, mail.Recipient{Path: p, Expanded: true})
 	}
-	if x.Owner != "" {
-		owner, err := mail.ParsePath(x.Owner + "@" + domain)
+	out.Owner = x.Owner
+	if !x.Owner.IsNull() && x.Owner.Domain() == "" {
+		owner, err := mail.ParsePath(x.Owner.Address() + "@" + domain)
 		if err != nil {
 			return out, trouble(err)
 		}

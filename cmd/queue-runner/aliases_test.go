@@ -52,6 +52,8 @@ func TestAliases(t *testing.T) {
 		{"several, one local", "root: me@example.net, bob", "root@here.example", []string{"ann@example.org > me@example.net", "ann@example.org > bob@here.example"}, ""},
 		{"reports go to the owner", "staff: x@example.net, y@example.net\nowner-staff: boss", "staff@here.example",
 			[]string{"owner-staff@here.example > x@example.net", "owner-staff@here.example > y@example.net"}, ""},
+		{"reports go to the owner where others can reach him", "staff: x@example.net, bob\nowner-staff: boss\nboss: chief@example.net", "staff@here.example",
+			[]string{"chief@example.net > x@example.net", "chief@example.net > bob@here.example"}, ""},
 		{"commands are left out", "root: me@example.net, \"|/bin/cat\"", "root@here.example", []string{"ann@example.org > me@example.net"}, "commands are not run"},
 		{"to itself at a domain of this host", "root: root@here.example", "root@localhost", []string{"ann@example.org > root@here.example"}, "status=expanded"},
 		{"nobody, on purpose", "root: /dev/null", "root@here.example", nil, "relay=aliases, delay="},

@@ -111,9 +111,12 @@ func TestNobodyLeft(t *testing.T) {
 }
 
 func TestOwner(t *testing.T) {
-	tab := table(t, "staff: ann, bob\nowner-staff: eve\nroot: ann")
-	for name, want := range map[string]string{"staff": "owner-staff", "root": "", "owner-staff": ""} {
-		if x, err := tab.Expand(name, false); err != nil || x.Owner != want {
+	tab := table(t, "staff: ann, bob\nowner-staff: eve\nroot: ann\nfar: ann\nowner-far: chief\nchief: eve@example.net\n"+
+		"here: ann\nowner-here: eve@localhost\nfew: ann\nowner-few: eve@example.net, fay@example.net\nloop: ann\nowner-loop: loop, owner-owner-loop\nowner-owner-loop: owner-loop")
+	for name, want := range map[string]string{
+		"staff": "owner-staff", "root": "", "owner-staff": "", "far": "eve@example.net", "here": "owner-here", "few": "owner-few", "loop": "owner-loop",
+	} {
+		if x, err := tab.Expand(name, false); err != nil || x.Owner.Address() != want {
 			t.Errorf("owner of %s: %q, %v; want %q", name, x.Owner, err, want)
 		}
 	}

@@ -21,8 +21,9 @@ type Expansion struct {
 	Programs []string
 	// Discards is set if nobody is among the targets on purpose: /dev/null.
 	Discards bool
-	// Owner is the name "owner-" plus the alias, if there is such an alias: bounces go there. "" if there is none.
-	Owner string
+	// Owner is where reports go instead of to the sender, if there is an alias "owner-" plus the name: that name, or the
+	// one address elsewhere that it stands for, which others can reach. Null if there is none.
+	Owner mail.Path
 	// Skipped says what of the list was left out, and why.
 	Skipped []string
 }
@@ -51,11 +52,7 @@ func (t *Table) Expand(name string, user bool) (Expansion, error) {
 	}
 	x := &expander{table: t, seen: map[string]bool{}}
 	x.Found = true
-	if owner := "owner-" + key; !strings.HasPrefix(key, "owner-") {
-		if _, ok := t.entries[owner]; ok {
-			x.Owner = owner
-		}
-	}
+	x.Owner = t.owner(key)
 	x.name(key, 0)
 	switch {
 	case x.unread != nil:
@@ -68,6 +65,22 @@ func (t *Table) Expand(name string, user bool) (Expansion, error) {
 		return x.Expansion, errLoop
 	}
 	return x.Expansion, errNobody
+}
+
+// owner returns the Owner of an expansion.
+func (t *Table) owner(key string) mail.Path {
+	name := "owner-" + key
+	if _, ok := t.entries[name]; !ok || strings.HasPrefix(key, "owner-") {
+		return mail.Path{}
+	}
+	if x, err := t.Expand(name, false); err == nil && len(x.Targets) == 1 && !t.isLocal(x.Targets[0]) {
+		return x.Targets[0]
+	}
+	p, err := mail.ParsePath(name)
+	if err != nil {
+		return mail.Path{} // nobody could be told there
+	}
+	return p
 }
 
 // lookup returns the key of the alias for a name.
