@@ -210,6 +210,8 @@ func transportWords(t config.Transport) string {
 	switch t.Scheme {
 	case "maildir":
 		return "Maildir " + t.Path
+	case "lmtp+unix":
+		return "lmtp to the socket " + t.Path + ", at most " + count(t.Concurrency, "session")
 	case "mbox":
 		return "mbox file " + t.Path
 	case "pipe":

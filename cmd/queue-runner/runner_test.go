@@ -269,6 +269,36 @@ func TestLoginAtASmarthost(t *testing.T) {
 	}
 }
 
+// TestLMTP hands one message to an LMTP server at a unix socket and at a port, where somebody's mailbox is full.
+func TestLMTP(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "lmtp")
+	script := map[string]string{". eve@": "452 4.2.2 full"}
+	local := smtptest.NewServer(t, smtptest.Options{Addr: socket, LMTP: true, Replies: script})
+	other := smtptest.NewServer(t, smtptest.Options{LMTP: true, Replies: script})
+	w := newWorld(t, fmt.Sprintf(`
+[transport.local]
+url = "lmtp+unix:%s"
+[transport.other]
+url = "lmtp://%s"
+[[route]]
+to = ["local.example"]
+transport = "local"
+[[route]]
+transport = "other"
+`, socket, other.Addr()))
+	w.submit("bob@local.example", "eve@local.example", "bob@other.example", "eve@other.example")
+	w.pass()
+	if got := w.waiting(); len(got) != 2 || !strings.Contains(got[0], "eve@") || !strings.Contains(got[1], "452 4.2.2 full") {
+		t.Errorf("waiting: %q", got)
+	}
+	for _, s := range []*smtptest.Server{local, other} {
+		if m := s.Messages(); len(m) != 1 || len(m[0].Recipients) != 1 || !strings.HasPrefix(m[0].Recipients[0].Address, "bob@") {
+			t.Errorf("arrived: %+v", m)
+		}
+	}
+	w.wantLog("relay=unix:"+socket, "status=sent (250 2.0.0 delivered)", "status=deferred (452 4.2.2 full)")
+}
+
 // TestProxyIsOurs defers what a proxy keeps from going out: the server was never asked.
 func TestProxyIsOurs(t *testing.T) {
 	s := smtptest.NewServer(t, smtptest.Options{})

@@ -23,6 +23,8 @@ var schemes = map[string]func(t config.Transport, hostname string, trace func(re
 	"smtp":        server,
 	"submission":  server,
 	"submissions": server,
+	"lmtp":        server,
+	"lmtp+unix":   server,
 	"maildir":     maildir,
 	"mbox":        oneByOne(mbox),
 	"pipe":        oneByOne(pipe),
@@ -64,6 +66,10 @@ func server(t config.Transport, hostname string, trace func(relay, line string))
 		Trace:    trace,
 		Proxy:    proxy(t.Socks),
 		Tickets:  tls.NewLRUClientSessionCache(ticketsKept),
+		LMTP:     t.Scheme == "lmtp" || t.Scheme == "lmtp+unix",
+	}
+	if t.Scheme == "lmtp+unix" {
+		s.Host, s.Unix = t.Path, true
 	}
 	roots := &authorities{file: t.CAFile}
 	return transportFunc(func(ctx context.Context) (deliver.Session, error) {

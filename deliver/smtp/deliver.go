@@ -11,7 +11,7 @@ import (
 // else. The error is a *mail.Failure that says why the session ended before the channel was closed, unless it has only had
 // its share of messages; it may be OfHost only because the server has had enough of this session, and a new one tells.
 //
-// A server with PIPELINING and CHUNKING is sent message after message without waiting for its answers; others get what
+// A server of SMTP with PIPELINING and CHUNKING is sent message after message without waiting for its answers; others get what
 // they can take. When the server hangs up or falls silent after a message has been sent to its end, nobody can know
 // whether it has that message: the result is a deferral OfMessage that says so, and no other host should be tried at once.
 // For a message that was not sent to its end, and whose turn had not come, Done is told nil.
@@ -21,7 +21,7 @@ func (s *Session) Deliver(ctx context.Context, attempts <-chan mail.Attempt) err
 	defer s.Close()
 	stop := s.conn.watch(ctx)
 	defer stop()
-	if s.ext.pipelining && s.ext.chunking {
+	if s.ext.pipelining && s.ext.chunking && !s.server.LMTP {
 		s.pipelined(ctx, attempts)
 	} else {
 		s.inTurn(ctx, attempts)

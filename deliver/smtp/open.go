@@ -65,6 +65,9 @@ func (s *Server) resolve(ctx context.Context) ([]netip.Addr, *mail.Failure) {
 	if len(s.Addrs) > 0 {
 		return s.Addrs, nil
 	}
+	if s.Unix {
+		return []netip.Addr{{}}, nil
+	}
 	if addr, err := netip.ParseAddr(strings.Trim(s.Host, "[]")); err == nil {
 		return []netip.Addr{addr}, nil
 	}
@@ -110,7 +113,7 @@ func (s *Server) openWith(ctx context.Context, addr netip.Addr, mode TLSMode) (s
 	if failed != nil {
 		return nil, failed, false
 	}
-	session = &Session{server: s, conn: newConn(raw), relay: relayName(s.Host, addr, s.Port), clean: true}
+	session = &Session{server: s, conn: newConn(raw), relay: s.relay(addr), clean: true}
 	if s.Trace != nil {
 		session.conn.log.trace = func(line string) { s.Trace(session.relay, line) }
 	}
@@ -146,11 +149,14 @@ func (s *Server) connect(ctx context.Context, addr netip.Addr) (net.Conn, *mail.
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		reason = "timed out"
 	}
-	return nil, failure(scope, mail.EnhancedCode{4, 4, 1}, "cannot connect to %s: %s", relayName(s.Host, addr, s.Port), reason)
+	return nil, failure(scope, mail.EnhancedCode{4, 4, 1}, "cannot connect to %s: %s", s.relay(addr), reason)
 }
 
 // dial connects to an address, or, by way of the proxy, to whatever Host is if that is not known.
 func (s *Server) dial(ctx context.Context, addr netip.Addr) (net.Conn, error) {
+	if s.Unix {
+		return s.Dial(ctx, "unix", s.Host)
+	}
 	host := s.Host
 	if addr.IsValid() {
 		host = addr.String()
@@ -235,18 +241,22 @@ func (o *opening) ask(line string) (mail.Reply, error) {
 // hello introduces us. What the server offered earlier is forgotten (RFC 3207 section 4.2).
 func (o *opening) hello() *mail.Result {
 	o.ext = extensions{}
+	verb := "EHLO"
+	if o.server.LMTP {
+		verb = "LHLO"
+	}
 	name := o.server.Hello
 	if name == "" {
 		name = literal(o.conn.raw.LocalAddr())
 	}
-	reply, err := o.ask("EHLO " + name)
+	reply, err := o.ask(verb + " " + name)
 	if err != nil {
-		return o.hindered("sending EHLO", err)
+		return o.hindered("sending "+verb, err)
 	}
 	switch reply.Code {
 	case 500, 501, 502, 503, 504:
-		if o.tls != "" {
-			return o.refused(reply) // who speaks TLS speaks EHLO
+		if o.tls != "" || o.server.LMTP {
+			return o.refused(reply) // who speaks TLS speaks EHLO; and LMTP has nothing else
 		}
 		if reply, err = o.ask("HELO " + name); err != nil {
 			return o.hindered("sending HELO", err)

@@ -1,4 +1,4 @@
-// Package smtp is the client's side of SMTP (RFC 5321): it opens a session with one server, hands it messages, and says
+// Package smtp is the client's side of SMTP (RFC 5321) and LMTP (RFC 2033): it opens a session with one server, hands it messages, and says
 // of each recipient what the server made of it.
 //
 // What is told apart is whom a failure speaks of, as a mail.Scope: the server's no to a recipient or to a message is
@@ -25,6 +25,9 @@ type Server struct {
 	Host  string       // name or address: what is looked up, and what the certificate must be for
 	Port  int          // 0 means 25, or 465 with ImplicitTLS
 	Addrs []netip.Addr // the addresses of Host in the order to try them; nil means to ask the Proxy, or else the system's resolver
+
+	LMTP bool // it puts mail into mailboxes, and answers for each recipient (RFC 2033)
+	Unix bool // Host is the path of a unix socket; there are no addresses, and no wire that TLS could protect
 
 	// Found says that Host was looked up with nothing to prove it, so that its certificate proves little.
 	Found bool
@@ -108,7 +111,7 @@ func (t Timeouts) withDefaults() Timeouts {
 func (s *Server) withDefaults() *Server {
 	c := *s
 	for _, name := range []*string{&c.Host, &c.Hello} {
-		if ascii, err := idn.Domain(*name); err == nil {
+		if ascii, err := idn.Domain(*name); err == nil && !(c.Unix && name == &c.Host) {
 			*name = ascii // for DNS, certificates and servers
 		}
 	}
@@ -234,6 +237,14 @@ func (s *Session) fail(scope mail.Scope, code mail.EnhancedCode, format string, 
 	r := s.delay(scope, code, format, args...)
 	r.Action = mail.Failed
 	return r
+}
+
+// relay returns who answers at an address.
+func (s *Server) relay(addr netip.Addr) string {
+	if s.Unix {
+		return "unix:" + s.Host
+	}
+	return relayName(s.Host, addr, s.Port)
 }
 
 // relayName returns the form of mail.Result.Relay. Behind a proxy we may not know the address.

@@ -242,6 +242,10 @@ func (s *Session) confused() {
 
 // loneDot ends the content of a message for nobody that the server would take (RFC 2920 section 3.1).
 func (t *transaction) loneDot() {
+	if t.server.LMTP {
+		t.confused() // nobody would answer
+		return
+	}
 	t.conn.send([]byte(".\r\n"), t.server.Timeouts.Block)
 	if reply, err := t.conn.reply(t.server.Timeouts.Final); err != nil || closing(reply) {
 		t.confused()
@@ -312,6 +316,10 @@ func (t *transaction) flushInTurn() error {
 
 // final reads the answer to the end of the content.
 func (t *transaction) final(q *turns) {
+	if t.server.LMTP {
+		t.clean = t.finals() && q.ahead == nil
+		return
+	}
 	reply, err := t.conn.reply(t.server.Timeouts.Final)
 	if err == nil && intermediate(reply) {
 		err = outOfPlace(reply)

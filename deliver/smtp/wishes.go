@@ -19,7 +19,7 @@ func (d *delivery) unkept(now time.Time) *mail.Result {
 // unprotected is for REQUIRETLS (RFC 8689 section 4.2.1). Reports go on without: better that than that nobody hears what
 // became of a message (section 5).
 func (d *delivery) unprotected() *mail.Result {
-	if d.TLS != mail.TLSRequired || d.sender().IsNull() {
+	if d.TLS != mail.TLSRequired || d.sender().IsNull() || d.server.Unix {
 		return nil
 	}
 	var r mail.Result
@@ -49,6 +49,8 @@ func (d *delivery) belated(now time.Time) *mail.Result {
 	switch left := by.Left(now); {
 	case left <= 0:
 		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 4, 7}, "the time by which the sender wants it delivered is over")
+	case d.server.LMTP:
+		return nil // it is delivered here and now
 	case !d.ext.deliverBy:
 		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 3, 3}, "%s does not promise to deliver it in time, or to return it (DELIVERBY)", d.server.Host)
 	case left < d.ext.leastTime:

@@ -89,12 +89,12 @@ type Retry struct {
 // A Transport is a way to hand mail over.
 type Transport struct {
 	Name         string
-	Scheme       string        // smtp, submission, submissions, maildir, mbox, pipe, discard, fail
+	Scheme       string        // smtp, submission, submissions, lmtp, lmtp+unix, maildir, mbox, pipe, discard, fail
 	Host         string        // for the SMTP schemes: name or address, IPv6 without brackets
 	Port         int           // likewise, with the scheme's default filled in
 	User         string        // login; "" for none
 	PasswordFile string        // of the login
-	Path         string        // for maildir, mbox and pipe
+	Path         string        // for lmtp+unix, maildir, mbox and pipe
 	TLS          string        // for the SMTP schemes: TLSNone, TLSMay or TLSVerify
 	Concurrency  int           // sessions at once
 	CAFile       string        // trusted certificates besides the system's; "" for none

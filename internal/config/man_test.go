@@ -23,7 +23,7 @@ func documented(t *testing.T) map[string][]string {
 	}
 	heading := regexp.MustCompile(`^\.Ss (.*?)(\\&)?$`)
 	key := regexp.MustCompile(`^\.It Ic (\w+)$`)
-	scheme := regexp.MustCompile(`^\.It Cm (\w+):`)
+	scheme := regexp.MustCompile(`^\.It Cm ([\w+]+):`)
 	found := map[string][]string{}
 	section := ""
 	for line := range strings.Lines(string(page)) {

@@ -40,6 +40,8 @@ var schemes = []scheme{
 	{name: "smtp", form: overNetwork, port: 25, tls: []string{TLSMay, TLSVerify, TLSNone}, concurrency: 10, login: true},
 	{name: "submission", form: overNetwork, port: 587, tls: []string{TLSVerify, TLSMay, TLSNone}, concurrency: 3, login: true},
 	{name: "submissions", form: overNetwork, port: 465, tls: []string{TLSVerify, TLSMay}, concurrency: 3, login: true},
+	{name: "lmtp", form: overNetwork, port: 24, tls: []string{TLSMay, TLSVerify, TLSNone}, concurrency: 4, login: true},
+	{name: "lmtp+unix", form: toPath, concurrency: 4},
 	{name: "maildir", form: toPath, concurrency: 4},
 	{name: "mbox", form: toPath, concurrency: 1},
 	{name: "pipe", form: toPath, concurrency: 4, timeout: 30 * time.Second},
@@ -115,8 +117,11 @@ func parseURL(name, url string) (Transport, error) {
 	case toPath:
 		if !isPath(rest) {
 			example := "/var/mail/archive"
-			if s.name == "pipe" {
+			switch s.name {
+			case "pipe":
 				example = "/usr/local/bin/program"
+			case "lmtp+unix":
+				example = "/run/dovecot/lmtp"
 			}
 			return Transport{}, fmt.Errorf("%s needs an absolute path: %s:%s", s.name, s.name, example)
 		}
@@ -154,14 +159,27 @@ func (t *Transport) setAuthority(s string) error {
 	if err != nil {
 		return err
 	}
-	if t.User, t.Host = user, host; user != "" {
-		// A password is not for whoever answers: a login wants to know the server, whatever the scheme is content with.
-		t.TLS = TLSVerify
-	}
 	if port > 0 {
 		t.Port = port
 	}
+	switch t.User, t.Host = user, host; {
+	case user != "":
+		// A password is not for whoever answers: a login wants to know the server, whatever the scheme is content with.
+		t.TLS = TLSVerify
+	case t.Scheme == "lmtp" && isLoopback(host):
+		t.TLS = TLSNone // nothing leaves this host
+	}
+	if t.Scheme == "lmtp" && t.Port == smtpPort {
+		return errors.New("port 25 is for SMTP, and whoever answers there does not expect LMTP (RFC 2033 section 5)")
+	}
 	return nil
+}
+
+const smtpPort = 25
+
+// isLoopback reports whether a host in a URL is this one, by the names for that which all hosts have.
+func isLoopback(host string) bool {
+	return host == "localhost" || host == "::1" || strings.HasPrefix(host, "127.") && strings.Trim(host, "0123456789.") == ""
 }
 
 // parseAuthority reads USER@HOST:PORT (RFC 3986 section 3.2). The user may contain an @ as it is; the port is 0 if there

@@ -17,7 +17,8 @@ import (
 // Options say how the server behaves. With their zero value it takes every message, in clear, with PIPELINING, SIZE,
 // 8BITMIME, SMTPUTF8, DSN and ENHANCEDSTATUSCODES.
 type Options struct {
-	Addr     string // where to listen; "" means any free port of 127.0.0.1
+	Addr     string // where to listen: host and port, or the path of a unix socket; "" means any free port of 127.0.0.1
+	LMTP     bool   // LHLO is the greeting, and the end of the content has an answer for each recipient (RFC 2033)
 	Hostname string // its name in the banner and the certificate; "" means mx.invalid
 
 	// Extensions are the lines of the EHLO reply (CHUNKING is understood as well), without STARTTLS and AUTH, which follow from the fields below. nil
@@ -30,7 +31,7 @@ type Options struct {
 	//	TLS       the first octet of the handshake
 	//	AUTH END  the end of a login
 	//	BODY      the first octet of the content
-	//	.         the end of the content, by DATA or by BDAT
+	//	.         the end of the content, by DATA or by BDAT; with LMTP ". ADDRESS", once for each recipient
 	//
 	// and the longest key that fits counts. A value is the reply, its lines separated by "\n", or one of Close, Reset,
 	// Hang and Stall, or text that follows Raw. After a 421 the server hangs up, as it does after whatever it says at TLS and BODY.
@@ -115,7 +116,11 @@ func Start(opts Options) (*Server, error) {
 	if opts.Addr == "" {
 		opts.Addr = "127.0.0.1:0"
 	}
-	if s.listener, err = net.Listen("tcp", opts.Addr); err != nil {
+	network := "tcp"
+	if strings.HasPrefix(opts.Addr, "/") {
+		network = "unix"
+	}
+	if s.listener, err = net.Listen(network, opts.Addr); err != nil {
 		return nil, err
 	}
 	s.serving.Go(s.accept)

@@ -69,7 +69,10 @@ func (c *session) command(line string) error {
 	verb, _, _ := strings.Cut(strings.ToUpper(line), " ")
 	c.group(verb)
 	switch verb {
-	case "EHLO", "HELO":
+	case "EHLO", "HELO", "LHLO":
+		if (verb == "LHLO") != c.server.opts.LMTP {
+			return c.say(line, "500 5.5.1 this is another protocol")
+		}
 		return c.greet(verb, line)
 	case "STARTTLS":
 		return c.startTLS(line)
@@ -230,6 +233,9 @@ func (c *session) data(line string) error {
 func (c *session) end(content []byte) error {
 	c.inMail = false
 	c.server.note(".")
+	if c.server.opts.LMTP {
+		return c.endForEach(content)
+	}
 	reply := c.server.scripted(".", "250 2.0.0 taken")
 	if reply[0] == '2' && len(c.message.Recipients) > 0 {
 		c.message.Content = content
@@ -238,6 +244,29 @@ func (c *session) end(content []byte) error {
 	}
 	_, err := c.perform(reply)
 	return err
+}
+
+// endForEach answers the end of the content for each recipient, and keeps the message for those who get it.
+func (c *session) endForEach(content []byte) error {
+	var replies []string
+	all := c.message.Recipients
+	c.message.Recipients, c.message.Content = nil, content
+	for _, r := range all {
+		reply := c.server.scripted(". "+r.Address, "250 2.0.0 delivered")
+		if replies = append(replies, reply); reply[0] == '2' {
+			c.message.Recipients = append(c.message.Recipients, r)
+		}
+	}
+	if len(c.message.Recipients) > 0 {
+		c.messages++
+		c.server.keep(c.message)
+	}
+	for _, reply := range replies {
+		if _, err := c.perform(reply); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bdat takes a chunk (RFC 3030 section 2), which has to be the last: what refuses it comes after it.
