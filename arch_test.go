@@ -13,7 +13,7 @@ const module = "github.com/postrider/postrider"
 // neighbour.
 var layers = [][]string{
 	{"internal/mail"},
-	{"deliver/recode", "deliver/idn", "deliver/users", "deliver/dns"},
+	{"deliver/recode", "deliver/idn", "deliver/users", "deliver/dns", "internal/login"},
 	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
 	{"spool", "internal/submit"},
 	{"deliver", "internal/smtpd", "internal/submitd"},
@@ -31,7 +31,7 @@ var workshop = []string{"internal/smtptest", "internal/dnstest", "internal/crash
 var doors = map[string][]string{
 	"go.etcd.io/bbolt":                {"spool"},
 	"github.com/emersion/go-sasl":     {"deliver/smtp"},
-	"github.com/xdg-go/scram":         {"deliver/smtp"},
+	"github.com/xdg-go/scram":         {"deliver/smtp", "internal/login"},
 	"github.com/emersion/go-message":  {"deliver/dsn"},
 	"github.com/pelletier/go-toml/v2": {"internal/config"},
 	"github.com/urfave/cli/v2":        {"cmd/mailq", "cmd/queue-runner"},

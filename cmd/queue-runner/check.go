@@ -146,6 +146,20 @@ func (r *report) listening() {
 	if _, err := userIDs(l.Users); err != nil {
 		r.problems = append(r.problems, err.Error())
 	}
+	s := secretsOf(l)
+	if s.logins != "" {
+		users, err := s.readLogins()
+		if err != nil {
+			r.problems = append(r.problems, err.Error())
+		}
+		r.printf("%-15sand to whoever logs in as one of %s in %s\n", "", count(len(users), "user"), s.logins)
+	}
+	if s.certificate != "" {
+		if _, err := s.pair(); err != nil {
+			r.problems = append(r.problems, err.Error())
+		}
+		r.printf("%-15swith TLS for who asks for it (STARTTLS), with %s\n", "", s.certificate)
+	}
 }
 
 var deliveryWords = map[string]string{

@@ -15,9 +15,10 @@ import (
 
 // A client is who is at the other end of a connection.
 type client struct {
-	uid  int        // of a unix socket; -1 if unknown
-	addr netip.Addr // of a TCP connection
-	here bool       // which comes from this host
+	uid   int        // of a unix socket; -1 if unknown
+	addr  netip.Addr // of a TCP connection
+	here  bool       // which comes from this host
+	login string     // the name that he has logged in with; "" if he has not
 }
 
 // String returns what a log calls the client.
@@ -87,6 +88,7 @@ func overTCP(remote, local netip.Addr) client {
 
 // guests are who may hand in mail.
 type guests struct {
+	secrets
 	peers []netip.Prefix
 	open  bool         // unix sockets are for all users; else for our own, root, and those who are named
 	users map[int]bool // who may speak SMTP at a unix socket, as configured; nil: nothing is
@@ -99,7 +101,7 @@ func newGuests(cfg *config.Config, service bool) (g guests, err error) {
 	if err != nil {
 		return g, err
 	}
-	g.peers, g.open = table.Peers, service || isService()
+	g.secrets, g.peers, g.open = secretsOf(table), table.Peers, service || isService()
 	g.users, err = userIDs(table.Users)
 	return g, err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -26,6 +27,8 @@ const (
 	maxConnections = 1000 // of all together; others wait to be let in
 	// shareOfOne is which part of them one client may have; more are turned away.
 	shareOfOne = 4
+	// shareOfUnknown is which part of them those have together who must log in.
+	shareOfUnknown = 2
 	// maxMessages is how many messages of one client are received at once. Each may need memory for its header.
 	maxMessages = 16
 	// atOnce is how many messages of one session are committed at the same time, if the client sends them so.
@@ -47,6 +50,7 @@ type intake struct {
 	logf     func(format string, args ...any)
 	clients  *shares
 	messages *shares
+	unknown  *shares      // connections of those who have to log in: they leave room for others
 	taken    atomic.Int64 // messages
 	wake     func()       // called after each, one at a time; nil if there is nobody to be told
 	waking   sync.Mutex
@@ -66,7 +70,10 @@ func newIntake(cfg *config.Config, service bool, logf func(format string, args .
 		return nil, errors.Join(err, dir.Close())
 	}
 	n := places()
-	return &intake{guests: g, service: service, host: cfg.Host(), dir: dir, places: n, logf: logf, clients: newShares(max(1, n/shareOfOne)), messages: newShares(maxMessages)}, nil
+	return &intake{
+		guests: g, service: service, host: cfg.Host(), dir: dir, places: n, logf: logf,
+		clients: newShares(max(1, n/shareOfOne)), messages: newShares(maxMessages), unknown: newShares(max(1, n/shareOfUnknown)),
+	}, nil
 }
 
 // change has those who come from now on treated as another configuration says.
@@ -75,7 +82,12 @@ func (in *intake) change(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	in.successor.Store(&intake{guests: g, host: cfg.Host(), dir: in.dir, places: in.places, logf: in.logf, clients: in.clients, messages: in.messages})
+	if err := g.check(); err != nil {
+		return err
+	}
+	in.successor.Store(&intake{
+		guests: g, host: cfg.Host(), dir: in.dir, places: in.places, logf: in.logf, clients: in.clients, messages: in.messages, unknown: in.unknown,
+	})
 	return nil
 }
 
@@ -221,19 +233,50 @@ func (in *intake) submission(ctx context.Context, conn submitd.Conn, who client)
 	return s.Serve(ctx, conn)
 }
 
-// smtp has a session with one client, if he may.
-func (in *intake) smtp(ctx context.Context, conn smtpd.Conn, who client) error {
-	if !in.maySpeak(who) {
+// smtp has a session with one client, if he may, or may log in.
+func (in *intake) smtp(ctx context.Context, conn net.Conn, who client) error {
+	known := in.maySpeak(who)
+	switch {
+	case known:
+	case in.logins == "":
 		in.logf("%s may not send mail here", who)
 		return refuse(conn, in.host.Name)
+	case !in.unknown.take(ctx, "unknown", 0):
+		return in.turnAway(conn, false, "too many connections")
+	default:
+		defer in.unknown.give("unknown")
 	}
-	return in.session(ctx, conn, who, false)
+	o := in.options(ctx, &who)
+	o.Stranger, o.Private = !known, who.uid >= 0
+	if in.logins != "" {
+		o.Users = in.readLogins
+		o.LoggedIn = func(name string, err error) {
+			if who.login = name; err != nil {
+				in.logf("%s tried to log in: %v", who, err)
+			}
+		}
+	}
+	if in.certificate != "" && !o.Private {
+		o.StartTLS = func() (smtpd.Conn, error) {
+			secured, err := in.secure(ctx, conn)
+			if err != nil {
+				return nil, err
+			}
+			conn = secured
+			return secured, nil
+		}
+	}
+	err := smtpd.Serve(ctx, conn, o)
+	if secured, ok := conn.(*tls.Conn); ok {
+		_ = secured.CloseWrite() // who has gone does not need to be told
+	}
+	return err
 }
 
-// session has a session of SMTP.
-func (in *intake) session(ctx context.Context, conn smtpd.Conn, who client, pipe bool) error {
-	return smtpd.Serve(ctx, conn, smtpd.Options{
-		Hostname: in.host.Name, MaxSize: in.host.MaxSize, Client: who.literal(), Pipe: pipe, AtOnce: atOnce, Now: time.Now,
+// options returns those of a session. Who the client is may become known meanwhile.
+func (in *intake) options(ctx context.Context, who *client) smtpd.Options {
+	return smtpd.Options{
+		Hostname: in.host.Name, MaxSize: in.host.MaxSize, Client: who.literal(), AtOnce: atOnce, Now: time.Now,
 		Local: who.local(), Urgent: who.urgent(os.Geteuid()),
 		Submit: func(s submit.Submission) (smtpd.Pending, error) {
 			if !in.messages.take(ctx, who.key(), messageWait) {
@@ -245,9 +288,9 @@ func (in *intake) session(ctx context.Context, conn smtpd.Conn, who client, pipe
 				in.messages.give(who.key())
 				return nil, err
 			}
-			return &received{p, in, who, s}, nil
+			return &received{p, in, *who, s}, nil
 		},
-	})
+	}
 }
 
 // A received is a message of a session, which takes its turn until it is in the queue.
@@ -261,7 +304,11 @@ type received struct {
 func (r *received) Commit() (mail.ID, error) {
 	defer r.in.messages.give(r.who.key())
 	id, err := r.in.commit(r.Pending)
-	if err == nil && r.who.uid < 0 {
+	switch {
+	case err != nil:
+	case r.who.login != "":
+		r.in.logf("%s: client=%s, protocol=%s, login=%s", id, r.s.Client, r.s.Protocol, r.who.login)
+	case r.who.uid < 0:
 		r.in.logf("%s: client=%s, protocol=%s", id, r.s.Client, r.s.Protocol)
 	}
 	return id, err

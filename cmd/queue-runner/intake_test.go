@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -86,4 +88,54 @@ func TestAttendEnds(t *testing.T) {
 	if len(in.clients.of)+len(in.messages.of) > 0 {
 		t.Error("somebody is still there")
 	}
+}
+
+// Who may not send mail may log in, if anybody can, but leaves room for those who may.
+func TestStrangers(t *testing.T) {
+	dir := t.TempDir()
+	if err := spool.Create(dir); err != nil {
+		t.Fatal(err)
+	}
+	in, err := newIntake(&config.Config{Spool: dir, Hostname: "here.example"}, true, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.dir.Close() })
+	in.guests.users = map[int]bool{} // not even us
+	in.unknown = newShares(1)
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var all sync.WaitGroup
+	t.Cleanup(all.Wait) // after the clients have gone
+	connect := func() *bufio.Reader {
+		client, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { client.Close() })
+		server, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() { in.attend(t.Context(), server, false) })
+		if _, err := client.Write([]byte("MAIL FROM:<a@x>\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		return bufio.NewReader(client)
+	}
+	hears := func(r *bufio.Reader, want string) {
+		t.Helper()
+		if line, err := r.ReadString('\n'); err != nil || !strings.HasPrefix(line, want) {
+			t.Errorf("%q, %v; want %q", line, err, want)
+		}
+	}
+	hears(connect(), "554 5.7.1 ")
+	in.logins = filepath.Join(dir, "logins")
+	first := connect()
+	hears(first, "220 ")
+	hears(first, "530 5.7.0 ")
+	hears(connect(), "421 4.3.2 ")
 }

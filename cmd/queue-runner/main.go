@@ -145,6 +145,17 @@ func app(stdout, stderr io.Writer) *cli.App {
 				return newAliases(cfg, stdout, stderr)
 			},
 		}, {
+			Name:         "login",
+			Usage:        "read a password, and print the line that lets its user log in",
+			ArgsUsage:    "name",
+			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+			Action: func(c *cli.Context) error {
+				if c.NArg() != 1 {
+					return usageError{errors.New("login: name one user")}
+				}
+				return printLogin(c.Args().First(), os.Stdin, stdout, stderr)
+			},
+		}, {
 			Name:         "accept",
 			Usage:        "take messages from the client of the submission socket who is at standard input",
 			Flags:        []cli.Flag{configFlag},

@@ -201,6 +201,9 @@ func (r *runner) attended(doors []door, interval time.Duration, again *reloader)
 		r.spool.Logf("no submission socket: %v", err)
 	}
 	in, err := newIntake(cfg, service, r.spool.Logf)
+	if err == nil {
+		err = in.check()
+	}
 	if err != nil {
 		return errors.Join(err, closeDoors(doors))
 	}

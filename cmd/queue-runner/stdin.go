@@ -142,13 +142,15 @@ func smtpOnStdin(cfg *config.Config, how speaking, stderr io.Writer) error {
 		cfg.Delivery = how.delivery
 	}
 	if connected {
-		err := in.session(context.Background(), &stdio{}, who, false)
+		err := converse(in.options(context.Background(), &who))
 		return errors.Join(err, in.deliver(cfg))
 	}
 	if cfg.Delivery == config.DeliverBackground && isOwner(cfg.Spool) {
 		in.wake = func() { wake(cfg) }
 	}
-	return errors.Join(in.session(context.Background(), &stdio{}, who, true), in.dir.Close())
+	o = in.options(context.Background(), &who)
+	o.Pipe = true
+	return errors.Join(converse(o), in.dir.Close())
 }
 
 func isOwner(spool string) bool {

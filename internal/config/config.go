@@ -64,6 +64,9 @@ type Listen struct {
 	SMTP  []Written
 	Peers []Written
 	Users []string // login names or user IDs; nil if there is no such list
+
+	Certificate, Key string // files in PEM, for STARTTLS; "" for none
+	Logins           string // file of those who may log in; "" for none
 }
 
 // A Written is a string of the file, and where it stands.

@@ -60,6 +60,9 @@ root = "root@example.org"
 smtp  = ["192.0.2.1:25", "127.0.0.1:25", "[::1]:2525", "unix:/run//smtp"]
 peers = ["192.0.2.7", "192.0.2.77/24", "2001:DB8::/32"]
 users = ["www-data", "1000"]
+certificate = "/etc/postrider/cert.pem"
+key = "/etc/postrider//key.pem"
+logins = "/etc/postrider/logins"
 
 [retry]
 first    = "5m"
@@ -110,6 +113,8 @@ transport    = "nowhere"
 			SMTP:  []Written{{"192.0.2.1:25", 23, 10}, {"127.0.0.1:25", 23, 26}, {"[::1]:2525", 23, 42}, {"unix:/run//smtp", 23, 56}},
 			Peers: []Written{{"192.0.2.7", 24, 10}, {"192.0.2.77/24", 24, 23}, {"2001:DB8::/32", 24, 40}},
 			Users: []string{"www-data", "1000"},
+
+			Certificate: "/etc/postrider/cert.pem", Key: "/etc/postrider/key.pem", Logins: "/etc/postrider/logins",
 		},
 		Retry: Retry{First: 5 * time.Minute, Factor: 1.5, MaxWait: 4 * time.Hour, Attempts: 20, Expire: 72 * time.Hour},
 		Transports: map[string]Transport{
@@ -232,6 +237,8 @@ func TestMistakes(t *testing.T) {
 		{"unknown key in a transport", "[transport.a]\nurl = \"discard:\"\nport = 25", `3:1: unknown key "transport.a.port"; expected one of url, concurrency, tls, password_file, ca_file, socks, socks_password_file, text, args, timeout`},
 		{"listening is a list", "[listen]\nsmtp = \"127.0.0.1:25\"", `2:8: listen.smtp: found "127.0.0.1:25", expected a list such as ["127.0.0.1:25", "[::1]:25", "unix:/run/postrider/smtp"]`},
 		{"an address to listen on is no string", "[listen]\nsmtp = [25]", `2:9: listen.smtp: found the number 25, expected a string in quotes`},
+		{"a certificate without a key", "[listen]\ncertificate = \"/cert\"", `2:15: listen: certificate and key stand together, or not at all`},
+		{"a key without a certificate", "[listen]\nusers = []\nkey = \"/key\"", `3:7: listen: certificate and key stand together, or not at all`},
 		{"a number is a user", "[listen]\nusers = [1000]", `2:10: listen.users: found the number 1000, expected a string in quotes`},
 		{"words are a user", "[listen]\nusers = [\"www data\"]", `2:10: listen.users: found "www data", expected a login name or a user ID in quotes`},
 		{"unknown key in a route", "[[route]]\nvia = \"a\"", `2:1: unknown key "route.via"; expected one of to, from, min_attempts, transport`},

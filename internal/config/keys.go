@@ -52,6 +52,9 @@ var listenKeys = []key[Listen]{
 	{"smtp", func(l *Listen, v *node) error { return v.endpoints(&l.SMTP) }},
 	{"peers", func(l *Listen, v *node) error { return v.networks(&l.Peers) }},
 	{"users", func(l *Listen, v *node) error { return v.users(&l.Users) }},
+	{"certificate", func(l *Listen, v *node) error { return v.path(&l.Certificate) }},
+	{"key", func(l *Listen, v *node) error { return v.path(&l.Key) }},
+	{"logins", func(l *Listen, v *node) error { return v.path(&l.Logins) }},
 }
 
 var retryKeys = []key[Retry]{

@@ -13,6 +13,9 @@ func (s *settings) readListen(v *node) error {
 	if err := read(s.doc, v, "listen.", &s.Listen, listenKeys); err != nil {
 		return err
 	}
+	if (s.Listen.Certificate == "") != (s.Listen.Key == "") {
+		return s.doc.errorAt(v.at("certificate", "key"), "listen: certificate and key stand together, or not at all")
+	}
 	s.place(s.Listen.SMTP, v.values["smtp"])
 	s.place(s.Listen.Peers, v.values["peers"])
 	return nil

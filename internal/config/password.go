@@ -12,18 +12,40 @@ import (
 // maxPassword is in octets; tokens that take the place of a password have a few thousand.
 const maxPassword = 64 << 10
 
-// ReadPassword returns what stands in a password file, without the newline at its end. The file must belong to root or to
-// the user we run as, and must not be open to everybody or writable by its group. Errors name the file and never say
+// ReadPassword returns what stands in a password file, without the newline at its end. Errors name the file and never say
 // what is in it.
 func ReadPassword(file string) (string, error) {
-	password, err := readPassword(file)
+	text, err := readSecret(file, maxPassword)
+	if err == nil {
+		text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
+		switch {
+		case text == "":
+			err = errors.New("is empty")
+		case strings.ContainsAny(text, "\n\x00"):
+			err = errors.New("holds more than one line")
+		}
+	}
 	if err != nil {
 		return "", fmt.Errorf("password file %s: %w", file, err)
 	}
-	return password, nil
+	return text, nil
 }
 
-func readPassword(file string) (string, error) {
+// maxSecret is far above any list of users, or chain of certificates with its key.
+const maxSecret = 16 << 20
+
+// ReadSecret returns what stands in a file with secrets. Its errors are those of ReadPassword.
+func ReadSecret(file string) (string, error) {
+	text, err := readSecret(file, maxSecret)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	return text, nil
+}
+
+// readSecret reads a file that belongs to root or to the user we run as, and is neither open to everybody nor writable by
+// its group.
+func readSecret(file string, most int64) (string, error) {
 	// O_NONBLOCK: a FIFO in its place must not hold us up.
 	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -37,20 +59,14 @@ func readPassword(file string) (string, error) {
 	if err := checkSecret(info, os.Geteuid()); err != nil {
 		return "", err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
 		return "", cause(err)
 	}
-	password := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
-	switch {
-	case password == "":
-		return "", errors.New("is empty")
-	case len(data) > maxPassword:
-		return "", fmt.Errorf("is longer than %d octets", maxPassword)
-	case strings.ContainsAny(password, "\n\x00"):
-		return "", errors.New("holds more than one line")
+	if int64(len(data)) > most {
+		return "", fmt.Errorf("is longer than %d octets", most)
 	}
-	return password, nil
+	return string(data), nil
 }
 
 // checkSecret refuses a file that others may read or may have written.

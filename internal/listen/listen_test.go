@@ -30,7 +30,7 @@ func load(t *testing.T, text string) *config.Config {
 func TestTable(t *testing.T) {
 	got, err := listen.Of(load(t, `[listen]
 smtp  = ["192.0.2.1:25", "127.0.0.1:25", "[::1]:2525", "unix:/run//smtp"]
-peers = ["192.0.2.7", "192.0.2.77/24", "2001:DB8::/32"]
+peers = ["192.0.2.7", "192.0.2.77/24", "2001:DB8::/32", "::ffff:198.51.100.0/120"]
 users = ["www-data", "1000"]
 `))
 	if err != nil {
@@ -38,11 +38,19 @@ users = ["www-data", "1000"]
 	}
 	want := listen.Table{
 		SMTP:  []listen.Endpoint{{"tcp", "192.0.2.1:25"}, {"tcp", "127.0.0.1:25"}, {"tcp", "[::1]:2525"}, {"unix", "/run/smtp"}},
-		Peers: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")},
+		Peers: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("198.51.100.0/24")},
 		Users: []string{"www-data", "1000"},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestLogins(t *testing.T) {
+	const text = "[listen]\nsmtp = [\"0.0.0.0:587\"]\nlogins = \"/etc/logins\"\ncertificate = \"/etc/cert\"\nkey = \"/etc/key\"\n"
+	got, err := listen.Of(load(t, text))
+	if err != nil || got.Logins != "/etc/logins" || got.Certificate != "/etc/cert" || got.Key != "/etc/key" || len(got.SMTP) != 1 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
@@ -56,7 +64,7 @@ func TestNothingIsListenedAt(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	const (
 		address = `, expected an IP address and a port as in "127.0.0.1:25" or "[::1]:25", or "unix:" and a path`
-		reached = `, which other hosts can reach; expected an address like "127.0.0.1:25", or peers to say which hosts may`
+		reached = `, which other hosts can reach; expected an address like "127.0.0.1:25", or peers to say which hosts may, or logins and a certificate`
 		network = `, expected an IP address, or a network not as wide as that, as in "192.0.2.0/24"`
 	)
 	tests := []struct{ name, text, want string }{
@@ -70,6 +78,8 @@ func TestMistakes(t *testing.T) {
 		{"everybody, and nobody allowed", "peers = []\nsmtp = [\"192.0.2.1:25\"]", `3:9: listen.smtp: found "192.0.2.1:25"` + reached},
 		{"everybody is a peer", "peers = [\"0.0.0.0/0\"]", `2:10: listen.peers: found "0.0.0.0/0"` + network},
 		{"half of everybody is a peer", "peers = [\"128.0.0.0/1\"]", `2:10: listen.peers: found "128.0.0.0/1"` + network},
+		{"half of everybody, as IPv6", "peers = [\"::ffff:0.0.0.0/97\"]", `2:10: listen.peers: found "::ffff:0.0.0.0/97"` + network},
+		{"everybody may log in, and be overheard", "smtp = [\"0.0.0.0:25\"]\nlogins = \"/etc/logins\"", `2:9: listen.smtp: found "0.0.0.0:25"` + reached},
 		{"a peer in a zone", "peers = [\"fe80::1%eth0\"]", `2:10: listen.peers: found "fe80::1%eth0"` + network},
 		{"a name is a peer", "peers = [\"app.example.com\"]", `2:10: listen.peers: found "app.example.com"` + network},
 	}

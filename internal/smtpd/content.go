@@ -182,7 +182,7 @@ func (k *chunks) next() {
 			return
 		case verb == "RSET" || verb == "HELO" || verb == "EHLO" || verb == "QUIT":
 			c.next, k.err = line, errReset
-		case verb == "MAIL" || verb == "RCPT" || verb == "DATA":
+		case verb == "MAIL" || verb == "RCPT" || verb == "DATA" || verb == "AUTH" || verb == "STARTTLS":
 			k.err = c.wrong("503 5.5.1 Send the other chunks first")
 		default:
 			k.err = c.do(line)

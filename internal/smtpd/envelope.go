@@ -13,8 +13,11 @@ import (
 
 // mail begins a transaction: MAIL FROM:<reverse-path> parameters.
 func (c *session) mail(arg string) error {
-	if c.inMail {
+	switch {
+	case c.inMail:
 		return c.wrong("503 5.5.1 A sender was named already")
+	case c.o.Stranger && c.user == "":
+		return c.wrong("530 5.7.0 Log in first")
 	}
 	addr, parameters, ok := cutPath(arg, "FROM:")
 	if !ok {
@@ -143,6 +146,7 @@ var mailParameters = []parameter{
 	{"BY", (*session).setDeliverBy},
 	{"MT-PRIORITY", (*session).setPriority},
 	{"REQUIRETLS", (*session).setRequireTLS},
+	{"AUTH", (*session).setAuthor},
 }
 
 var rcptParameters = []parameter{
@@ -234,6 +238,18 @@ func (c *session) setEnvelopeID(value string) error {
 	return nil
 }
 
+// setAuthor takes who the client says has handed in the message (RFC 4954 section 5). We do not hand that on: nobody could
+// know whether to believe it.
+func (c *session) setAuthor(value string) error {
+	switch {
+	case c.o.Users == nil:
+		return errors.New("555 5.5.4 Parameter not recognized")
+	case value != "<>" && !isXtext(value):
+		return errors.New("501 5.5.4 AUTH is xtext")
+	}
+	return nil
+}
+
 // isXtext reports whether s is not empty and stands for printable ASCII characters.
 func isXtext(s string) bool {
 	text, err := mail.DecodeXtext(s)
@@ -276,7 +292,7 @@ func (c *session) setRequireTLS(value string) error {
 	if value != "" {
 		return errors.New("501 5.5.4 REQUIRETLS has no value")
 	}
-	if !c.o.Local {
+	if !c.o.Local && !c.secure {
 		return errors.New("555 5.5.4 REQUIRETLS is not offered on the way that you have come")
 	}
 	c.env.TLS = mail.TLSRequired

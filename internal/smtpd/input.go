@@ -143,6 +143,24 @@ func (in *input) isStopped() bool {
 	return !in.stopped.IsZero()
 }
 
+// replace goes on with another connection; nothing that came by the last one is left.
+func (in *input) replace(conn Conn) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.conn = conn
+}
+
+// limit gives both ends a time in which to do something with the connection themselves.
+func (in *input) limit(d time.Duration) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	end := in.now().Add(d)
+	if !in.stopped.IsZero() {
+		end = in.stopped
+	}
+	return errors.Join(in.conn.SetReadDeadline(end), in.conn.SetWriteDeadline(end))
+}
+
 // begin gives a message its time; end takes it back.
 func (in *input) begin() { in.setMessage(in.now().Add(messageTimeout)) }
 func (in *input) end()   { in.setMessage(time.Time{}) }

@@ -22,6 +22,9 @@ type session struct {
 	bad      int    // commands that were wrong, since the last message
 	idle     int    // commands that brought none nearer
 	next     string // a command that was read and not carried out; "" if there is none
+	secure   bool   // TLS is there
+	user     string // who has logged in; "" if nobody
+	logins   int    // attempts that failed
 
 	// The transaction under way.
 	inMail bool
@@ -90,15 +93,17 @@ func (c *session) say(format string, args ...any) { c.in.say(oneLine(format, arg
 
 // oneLine returns a reply that stands on one line, whatever the arguments are.
 func oneLine(format string, args ...any) []byte {
-	const most = 500 // RFC 5321 section 4.5.3.1.5 allows 512 octets with the line end
 	line := fmt.Appendf(nil, format, args...)
 	for i, b := range line {
 		if b < ' ' || b == 0x7f {
 			line[i] = ' '
 		}
 	}
-	return line[:min(len(line), most)]
+	return line[:min(len(line), maxReply)]
 }
+
+// maxReply is how long a reply may be. RFC 5321 section 4.5.3.1.5 allows 512 octets with the line end.
+const maxReply = 500
 
 // wrong answers a command that should not have been sent, so often as one has patience.
 func (c *session) wrong(format string, args ...any) error {
@@ -124,8 +129,11 @@ var verbs = map[string]func(c *session, arg string) error{
 	"VRFY": idle((*session).verify),
 	"QUIT": func(c *session, _ string) error { c.say("221 2.0.0 %s says goodbye", c.o.Hostname); return errEnd },
 
-	"AUTH": absent, "BURL": absent, "ETRN": absent, "EXPN": absent, "SAML": absent, "SEND": absent, "SOML": absent,
-	"STARTTLS": absent, "TURN": absent, "VERB": absent, "XCLIENT": absent, "XFORWARD": absent,
+	"AUTH":     (*session).auth,
+	"STARTTLS": (*session).startTLS,
+
+	"BURL": absent, "ETRN": absent, "EXPN": absent, "SAML": absent, "SEND": absent, "SOML": absent,
+	"TURN": absent, "VERB": absent, "XCLIENT": absent, "XFORWARD": absent,
 
 	// A browser or a proxy that was sent here by somebody else, who has put commands into what it will say next.
 	"CONNECT": foreign, "DELETE": foreign, "GET": foreign, "HEAD": foreign, "OPTIONS": foreign, "POST": foreign, "PUT": foreign,
@@ -207,8 +215,14 @@ func (c *session) greet(name string, extended bool) error {
 	for _, extension := range []string{"PIPELINING", size, "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES", "CHUNKING", c.futureRelease(), "DELIVERBY", "MT-PRIORITY"} {
 		c.say("250-%s", extension)
 	}
-	if c.o.Local {
+	if c.o.Local || c.secure {
 		c.say("250-REQUIRETLS")
+	}
+	if c.o.StartTLS != nil && !c.secure {
+		c.say("250-STARTTLS")
+	}
+	if m := c.mechanisms(); len(m) > 0 {
+		c.say("250-AUTH%s", names(m))
 	}
 	c.say("250 LIMITS RCPTMAX=%d", maxRecipients)
 	return nil
@@ -289,15 +303,22 @@ func (c *session) commit(p Pending) {
 	c.in.promise(reply, c.o.AtOnce)
 }
 
-// protocol returns what the with clause of a Received field says (RFC 5321 section 4.4, RFC 6531 section 4.3).
+// protocol returns what the with clause of a Received field says (RFC 3848, RFC 6531 section 4.3).
 func (c *session) protocol() string {
-	switch {
-	case c.env.SMTPUTF8:
-		return "UTF8SMTP"
-	case c.extended:
-		return "ESMTP"
+	if !c.extended {
+		return "SMTP"
 	}
-	return "SMTP"
+	word := "ESMTP"
+	if c.env.SMTPUTF8 {
+		word = "UTF8SMTP"
+	}
+	if c.secure {
+		word += "S"
+	}
+	if c.user != "" {
+		word += "A"
+	}
+	return word
 }
 
 // refusal returns the reply for a message that was not taken. If nobody says why, it may be tried again.

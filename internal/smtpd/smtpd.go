@@ -8,9 +8,8 @@
 // many, the session ends, because what follows might be content that looks like commands.
 //
 // It announces PIPELINING, SIZE, 8BITMIME, SMTPUTF8, DSN, ENHANCEDSTATUSCODES, CHUNKING, FUTURERELEASE, DELIVERBY,
-// MT-PRIORITY and LIMITS. There is no STARTTLS and no AUTH: who the client is, is known from the pipe or the socket, and
-// whom to let in is decided before. REQUIRETLS (RFC 8689) is announced where nothing goes over a wire that TLS could
-// protect.
+// MT-PRIORITY and LIMITS, and where there is something for it, STARTTLS and AUTH. Whom to let in without a login is decided
+// before. REQUIRETLS (RFC 8689) is announced where nobody can listen: on this machine, and under TLS.
 //
 // The server of emersion/go-smtp, which has all these extensions, is not used: as of v0.25.1 it takes CR CR LF "." CR LF
 // for content, and so what follows for the rest of the message; it runs the chunk of a BDAT command with a wrong second
@@ -24,6 +23,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/postrider/postrider/internal/login"
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/submit"
 )
@@ -47,6 +47,19 @@ type Options struct {
 	Urgent bool
 	// Pipe is set if the client is a program that we have at our standard input.
 	Pipe bool
+	// Private is set if the connection is a unix socket: at an address of this machine, a tunnel may begin.
+	Private bool
+
+	// StartTLS makes the connection one that nobody else can read, and returns what the session goes on with; nil if that
+	// is not possible. The connection has its deadlines.
+	StartTLS func() (Conn, error)
+	// Users returns who may log in; nil if nobody can.
+	Users func() (login.Users, error)
+	// LoggedIn is told who has logged in, or that somebody has tried to; it may be nil.
+	LoggedIn func(name string, err error)
+	// Stranger says that the client must log in before he sends mail.
+	Stranger bool
+
 	// Submit reads a message to its end: an envelope, the content, and the trace. The error should be a *submit.Error.
 	Submit func(submit.Submission) (Pending, error)
 	// AtOnce is how many messages are committed at the same time, for a client that does not wait for our word on one
