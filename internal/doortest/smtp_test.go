@@ -126,6 +126,7 @@ func TestDialogues(t *testing.T) {
 		for _, tt := range dialogues {
 			t.Run(way.name+"/"+tt.name, func(t *testing.T) {
 				w := newWorld(t, queueing)
+				w.hold() // alpine asks for a pass
 				c := converse(t, way.sendmail(t, w, tt.args...))
 				reply := map[string]string{"DATA": "354 ", "QUIT": "221 "}
 				for _, line := range tt.say {
