@@ -229,6 +229,9 @@ func (t *Table) Check() []Problem {
 		if err != nil {
 			problems = append(problems, Problem{t.file, e.line, fmt.Sprintf("%s: %v", name, err)})
 		}
+		if errors.Is(err, errNobody) {
+			continue // which says what was left out
+		}
 		for _, skipped := range x.Skipped {
 			problems = append(problems, Problem{t.file, e.line, fmt.Sprintf("%s: %s", name, skipped)})
 		}

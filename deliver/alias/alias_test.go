@@ -161,10 +161,11 @@ func TestProblemsHaveTheirLine(t *testing.T) {
 
 func TestCheckFollowsEveryAlias(t *testing.T) {
 	var got []string
-	for _, p := range table(t, "a: b\nb: a@localhost\nc: ann, |cat\nd: <>,ann\ne: /dev/null\nf: ann, :include:/nonexistent/list").Check() {
+	for _, p := range table(t, "a: b\nb: a@localhost\nc: ann, |cat\nd: <>,ann\ne: /dev/null, |cat\nf: ann, :include:/nonexistent/list").Check() {
 		got = append(got, p.String())
 	}
 	want := []string{"aliases:1: a: alias loop", "aliases:2: b: alias loop", "aliases:3: c: commands are not run: |cat",
+		"aliases:5: e: nobody is left behind the alias: commands are not run: |cat",
 		"aliases:6: f: :include: open /nonexistent/list: no such file or directory"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
