@@ -14,9 +14,10 @@ const module = "github.com/postrider/postrider"
 var layers = [][]string{
 	{"internal/mail"},
 	{"deliver/recode", "deliver/idn", "deliver/users", "deliver/dns", "internal/login"},
-	{"spool/drop", "deliver/smtp", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
+	{"spool/drop", "deliver/smtp", "deliver/mx", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
 	{"spool", "internal/submit"},
 	{"deliver", "internal/smtpd", "internal/submitd"},
+	{"deliver/failover"},
 	{"internal/config"},
 	{"internal/listen"},
 	{"cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},

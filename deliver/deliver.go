@@ -26,6 +26,15 @@ type Transport interface {
 	Open(ctx context.Context, domain string) (Session, error)
 }
 
+// A Retrier is a Transport that makes the next attempt at a message in another way than the last one, where there are
+// several.
+type Retrier interface {
+	Transport
+	// OpenAgain is Open for a message of which so many attempts have been made, the last one with relay, as mail.Result
+	// has it.
+	OpenAgain(ctx context.Context, domain, relay string, attempts int) (Session, error)
+}
+
 // A Session is a conversation with a next hop.
 type Session interface {
 	// Deliver makes the attempts that come, and ends the session. It takes another one as soon as it has room for it,

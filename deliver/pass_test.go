@@ -749,3 +749,36 @@ func TestSessionThatEndsAmidItsFirstMessage(t *testing.T) {
 	w.want("delivered", slices.Sorted(slices.Values(s.got)), []string{"bob@a.example", "cyd@a.example", "dan@a.example"})
 	w.want("waiting", w.waiting(), []string(nil))
 }
+
+// A wary server is told what was tried before.
+type wary struct {
+	*server
+	told []string
+}
+
+func (s *wary) OpenAgain(ctx context.Context, domain, relay string, attempts int) (deliver.Session, error) {
+	s.told = append(s.told, fmt.Sprintf("%s %s %d", domain, relay, attempts))
+	return s.Open(ctx, domain)
+}
+
+func TestNextAttemptIsToldOfTheLast(t *testing.T) {
+	w := newWorld(t)
+	w.servers["example.org"] = &server{}
+	later := mail.Result{Relay: "mx.a.example[192.0.2.1]:25", Remote: true, Reply: mail.Reply{Code: 451, Text: "later"}}
+	s := &wary{server: &server{answer: func(*mail.Message, int) mail.Result { return later }}}
+	resolve := w.opts.Resolve
+	w.opts.Resolve = func(hop string) (deliver.Route, error) {
+		if hop == "a.example" {
+			return deliver.Route{Transport: s, Domain: hop}, nil
+		}
+		return resolve(hop)
+	}
+	w.submit("ann@example.org", "bob@a.example")
+	w.pass()
+	w.want("told at the first attempt", s.told, []string(nil))
+	for range 2 {
+		w.later(time.Hour)
+		w.pass()
+	}
+	w.want("told at the next ones", s.told, []string{"a.example mx.a.example[192.0.2.1]:25 1", "a.example mx.a.example[192.0.2.1]:25 2"})
+}

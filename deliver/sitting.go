@@ -153,7 +153,7 @@ func (s *sitting) prepare(c spool.Claim) (*trial, bool) {
 }
 
 func (t *trial) attempt(s *sitting) mail.Attempt {
-	return mail.Attempt{Message: &t.file.Message, Positions: positions(t.claim), Done: func(results []mail.Result) { s.done(t, results) }}
+	return mail.Attempt{Message: &t.file.Message, Positions: positions(t.claim), Attempts: attempts(t.claim), Done: func(results []mail.Result) { s.done(t, results) }}
 }
 
 // drop forgets a trial that is answered, or was not taken.

@@ -34,7 +34,7 @@ func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 		claims = <-w.ask()
 	}
 	for len(claims) > 0 {
-		session, failure := w.open()
+		session, failure := w.open(claims[0])
 		if failure != nil && failure.Action == mail.Failed {
 			claims = w.failed(claims, failure)
 			continue
@@ -53,8 +53,9 @@ func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 
 func (w *worker) stopped() bool { return w.soft.Err() != nil }
 
-func (w *worker) open() (Session, *mail.Result) {
-	session, err := w.route.Open(w.soft, w.route.Domain)
+// open opens a session, first of all for the message of the claim.
+func (w *worker) open(c spool.Claim) (Session, *mail.Result) {
+	session, err := w.openFor(c)
 	if err != nil {
 		return nil, failureResult(err)
 	}
@@ -63,6 +64,13 @@ func (w *worker) open() (Session, *mail.Result) {
 		w.events <- event{hop: w.hop, opened: true}
 	}
 	return session, nil
+}
+
+func (w *worker) openFor(c spool.Claim) (Session, error) {
+	if again, ok := w.route.Transport.(Retrier); ok && c.Relay != "" {
+		return again.OpenAgain(w.soft, w.route.Domain, c.Relay, attempts(c)-1)
+	}
+	return w.route.Open(w.soft, w.route.Domain)
 }
 
 // failureResult returns what an error of a transport says; what is no *mail.Failure is trouble of our own.
@@ -88,6 +96,14 @@ func positions(c spool.Claim) []int {
 		list[i] = r.Recipient
 	}
 	return list
+}
+
+// attempts returns how many have been made at any recipient of a claim, this one included.
+func attempts(c spool.Claim) (most int) {
+	for _, r := range c.Recipients {
+		most = max(most, r.Attempts)
+	}
+	return most
 }
 
 // failed gives up what was claimed for a next hop that takes no mail at all, and asks for more of it.

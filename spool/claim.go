@@ -110,7 +110,8 @@ func (s *Spool) sane(hop string, t, now time.Time) time.Time {
 type Claim struct {
 	ID         mail.ID
 	Recipients []Claimed
-	Pending    int // recipients of the message that are not final, those of other next hops included
+	Pending    int    // recipients of the message that are not final, those of other next hops included
+	Relay      string // with which the last attempt was made at the first of Recipients, as mail.Result has it; "" if there was none
 }
 
 // A claimKey names a recipient that is being tried.
@@ -140,7 +141,7 @@ func (s *Spool) Claim(hop string, now time.Time, most int, again func(id mail.ID
 	err := s.update(func(x *tx) error {
 		at := map[mail.ID]int{}
 		for _, d := range s.allDue(x, hop, now, most) {
-			attempts, pending, err := s.claim(x, d, now, again)
+			attempts, pending, relay, err := s.claim(x, d, now, again)
 			if err != nil {
 				return err
 			}
@@ -148,7 +149,7 @@ func (s *Spool) Claim(hop string, now time.Time, most int, again func(id mail.ID
 			if !ok {
 				i = len(claims)
 				at[d.id] = i
-				claims = append(claims, Claim{ID: d.id, Pending: pending})
+				claims = append(claims, Claim{ID: d.id, Pending: pending, Relay: relay})
 			}
 			claims[i].Recipients = append(claims[i].Recipients, Claimed{d.n, attempts})
 		}
@@ -165,30 +166,30 @@ func (s *Spool) Claim(hop string, now time.Time, most int, again func(id mail.ID
 	return claims, nil
 }
 
-// claim records an attempt for one recipient, and returns how many that makes.
-func (s *Spool) claim(x *tx, d due, now time.Time, again func(id mail.ID, attempts int) time.Time) (attempts, pending int, err error) {
+// claim records an attempt for one recipient, and returns how many that makes, and with whom the last one was made.
+func (s *Spool) claim(x *tx, d due, now time.Time, again func(id mail.ID, attempts int) time.Time) (attempts, pending int, relay string, err error) {
 	p, ok, err := x.recipient(d.id, d.n)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	m, found, err := x.message(d.id)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	if err := x.due.Delete(d.key()); err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	if !ok || !found {
-		return 0, 0, errDamaged
+		return 0, 0, "", errDamaged
 	}
 	p.attempts++
 	p.active, p.asked = true, false
 	p.lastTime = now
 	p.next = again(d.id, p.attempts)
 	if err := s.route(x, m.sender, &p); err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
-	return p.attempts, m.pending, x.putRecipient(d.id, d.n, &p)
+	return p.attempts, m.pending, p.last.Relay, x.putRecipient(d.id, d.n, &p)
 }
 
 // maxClaim is how many recipients one claim takes at most.

@@ -120,6 +120,9 @@ func (r *report) names() {
 	} {
 		r.printf("%-15s%s\n", line.name, line.value)
 	}
+	if len(r.cfg.Resolvers) > 0 {
+		r.printf("%-15s%s\n", "name servers", strings.Join(r.cfg.Resolvers, ", "))
+	}
 	r.listening()
 }
 
@@ -235,11 +238,7 @@ func transportWords(t config.Transport) string {
 	case "fail":
 		return "bounced with the text " + strconv.Quote(t.Text)
 	}
-	host := t.Host
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	words := fmt.Sprintf("%s to %s:%d, %s", t.Scheme, host, t.Port, tlsWords(t))
+	words := hostWords(t) + ", " + tlsWords(t)
 	if t.User != "" {
 		words += ", login " + t.User
 		if t.TLS == config.TLSMay {
@@ -252,8 +251,30 @@ func transportWords(t config.Transport) string {
 			words += " with login " + p.User
 		}
 	}
-	return words + ", at most " + count(t.Concurrency, "session")
+	words += ", at most " + count(t.Concurrency, "session")
+	if t.Scheme == "mx" {
+		words += " for each domain"
+	}
+	return words
 }
+
+// hostWords says which hosts mail is handed to.
+func hostWords(t config.Transport) string {
+	if t.Scheme == "mx" {
+		words := "smtp to the hosts that DNS names for the domain (MX)"
+		if t.Port != smtpPort {
+			words += " at port " + strconv.Itoa(t.Port)
+		}
+		return words
+	}
+	host := t.Host
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return fmt.Sprintf("%s to %s:%d", t.Scheme, host, t.Port)
+}
+
+const smtpPort = 25
 
 func tlsWords(t config.Transport) string {
 	switch {

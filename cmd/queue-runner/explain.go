@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/postrider/postrider/deliver/dns"
 	"github.com/postrider/postrider/internal/config"
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/submit"
@@ -21,16 +22,17 @@ type explanation struct {
 	cfg     *config.Config
 	host    *submit.Host
 	names   *lookup
+	dns     *dns.Resolver
 	sender  mail.Path
 	to      strings.Builder
 	nowhere bool
 }
 
 // explain writes for each address in words, which are lists as on the command line of sendmail, what it becomes and which
-// transport takes it. It neither connects to anybody nor looks into the spool. The sender is whoever runs us unless one
+// transport takes it. It neither connects to servers nor looks into the spool; it only asks DNS for the hosts of domains. The sender is whoever runs us unless one
 // is given; what he is sent as is told if it is something else.
 func explain(cfg *config.Config, sender string, words []string, w io.Writer) error {
-	x := &explanation{cfg: cfg, host: submitHost(cfg)}
+	x := &explanation{cfg: cfg, host: submitHost(cfg), dns: newResolver(cfg)}
 	x.names = newLookup(cfg, func(format string, args ...any) { fmt.Fprintf(&x.to, "note: "+format+"\n", args...) })
 	if err := x.from(sender); err != nil {
 		return err
@@ -108,6 +110,20 @@ func (x *explanation) recipient(rcpt mail.Path, expanded bool, indent string) {
 	t := x.cfg.Transports[hop.Transport]
 	x.nowhere = x.nowhere || t.Scheme == "fail"
 	fmt.Fprintf(&x.to, "%s: %s (%s)\n", as, transportWords(t), hop.Transport)
+	if t.Scheme == "mx" {
+		x.hosts(t, hop.Domain, indent+"  ")
+	}
+}
+
+// hosts lists the hosts of a domain in the order in which they are tried.
+func (x *explanation) hosts(t config.Transport, domain, indent string) {
+	hosts, err := finder(x.cfg, x.dns, t).Domain(context.Background(), domain)
+	if err != nil {
+		x.dead("%s%v", indent, err)
+	}
+	for _, h := range hosts {
+		fmt.Fprintf(&x.to, "%s%s %v\n", indent, h.Name, h.Addrs)
+	}
 }
 
 func (x *explanation) qualified(p mail.Path) mail.Path {

@@ -16,8 +16,8 @@ import (
 type mailer func(ctx context.Context, m *mail.Message, n int) mail.Result
 
 // oneByOne makes of what delivers to one recipient what makes a transport.
-func oneByOne(to func(config.Transport) mailer) func(config.Transport, string, func(_, _ string)) deliver.Transport {
-	return func(t config.Transport, _ string, _ func(_, _ string)) deliver.Transport {
+func oneByOne(to func(config.Transport) mailer) func(outfit, config.Transport) deliver.Transport {
+	return func(_ outfit, t config.Transport) deliver.Transport {
 		return transportFunc(func(context.Context) (deliver.Session, error) {
 			return deliver.OneByOne(&local.Session{One: to(t)}), nil
 		})

@@ -6,12 +6,16 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"sync"
 
 	"github.com/postrider/postrider/deliver"
+	"github.com/postrider/postrider/deliver/dns"
+	"github.com/postrider/postrider/deliver/failover"
 	"github.com/postrider/postrider/deliver/local"
+	"github.com/postrider/postrider/deliver/mx"
 	"github.com/postrider/postrider/deliver/route"
 	"github.com/postrider/postrider/deliver/smtp"
 	"github.com/postrider/postrider/internal/config"
@@ -19,32 +23,43 @@ import (
 
 // schemes says what makes a transport of each scheme. A new transport is a line here, and one in the table of package
 // config that says what its URL may hold.
-var schemes = map[string]func(t config.Transport, hostname string, trace func(relay, line string)) deliver.Transport{
-	"smtp":        server,
-	"submission":  server,
-	"submissions": server,
-	"lmtp":        server,
-	"lmtp+unix":   server,
+var schemes = map[string]func(o outfit, t config.Transport) deliver.Transport{
+	"smtp":        outfit.relay,
+	"submission":  outfit.relay,
+	"submissions": outfit.relay,
+	"mx":          outfit.mx,
+	"lmtp":        outfit.relay,
+	"lmtp+unix":   outfit.relay,
 	"maildir":     maildir,
 	"mbox":        oneByOne(mbox),
 	"pipe":        oneByOne(pipe),
-	"discard":     func(config.Transport, string, func(_, _ string)) deliver.Transport { return deliver.Discard{} },
-	"fail": func(t config.Transport, _ string, _ func(_, _ string)) deliver.Transport {
-		return deliver.Fail{Text: t.Text}
-	},
+	"discard":     func(outfit, config.Transport) deliver.Transport { return deliver.Discard{} },
+	"fail":        func(_ outfit, t config.Transport) deliver.Transport { return deliver.Fail{Text: t.Text} },
+}
+
+// An outfit is what transports have in common.
+type outfit struct {
+	cfg   *config.Config
+	dns   *dns.Resolver
+	trace func(relay, line string) // told dialogues as they happen, unless nil
 }
 
 // openTransports returns the transports by name. trace, unless nil, is told their dialogues as they happen.
 func openTransports(cfg *config.Config, trace func(relay, line string)) (map[string]deliver.Transport, error) {
+	o := outfit{cfg, newResolver(cfg), trace}
 	list := map[string]deliver.Transport{}
 	for name, t := range cfg.Transports {
 		open, ok := schemes[t.Scheme]
 		if !ok {
 			return nil, fmt.Errorf("transport %s: scheme %q is not implemented", name, t.Scheme)
 		}
-		list[name] = open(t, cfg.Hostname, trace)
+		list[name] = open(o, t)
 	}
 	return list, nil
+}
+
+func newResolver(cfg *config.Config) *dns.Resolver {
+	return dns.New(dns.Options{Servers: cfg.Resolvers})
 }
 
 // A transportFunc is a transport that is only a function.
@@ -57,23 +72,54 @@ var tlsModes = map[string]smtp.TLSMode{
 	config.TLSNone: smtp.TLSNone, config.TLSMay: smtp.TLSMay, config.TLSVerify: smtp.TLSVerify,
 }
 
-// server is a server that mail is handed to by SMTP.
-func server(t config.Transport, hostname string, trace func(relay, line string)) deliver.Transport {
+// relay is a server of our choice that mail is handed to by SMTP.
+func (o outfit) relay(t config.Transport) deliver.Transport {
+	open := o.smtp(t)
+	if t.Scheme == "lmtp+unix" {
+		return transportFunc(func(ctx context.Context) (deliver.Session, error) { return open(ctx, mx.Host{Name: t.Path}) })
+	}
+	return transportFunc(func(ctx context.Context) (deliver.Session, error) {
+		host := mx.Host{Name: t.Host, Port: t.Port}
+		if t.Socks.Host == "" { // otherwise the proxy looks it up
+			var err error
+			if host, err = finder(o.cfg, o.dns, t).Relay(ctx, t.Host, t.Port); err != nil {
+				return nil, err
+			}
+		}
+		return open(ctx, host)
+	})
+}
+
+// mx is the hosts that take mail for each domain.
+func (o outfit) mx(t config.Transport) deliver.Transport {
+	return &failover.Transport{Find: finder(o.cfg, o.dns, t).Domain, Dial: o.smtp(t), Strangers: true}
+}
+
+// finder returns what finds the hosts of a transport.
+func finder(cfg *config.Config, resolver *dns.Resolver, t config.Transport) *mx.Finder {
+	f := &mx.Finder{DNS: resolver, Port: t.Port, Names: append([]string{cfg.Hostname}, cfg.LocalDomains...)}
+	if t.Socks.Host != "" {
+		f.Routed = func(netip.Addr) bool { return true } // the way to the proxy is another
+	}
+	return f
+}
+
+// smtp returns what opens a session by SMTP with a host as a transport wants it.
+func (o outfit) smtp(t config.Transport) func(ctx context.Context, h mx.Host) (deliver.Session, error) {
 	s := smtp.Server{
-		Host: t.Host, Port: t.Port, TLS: tlsModes[t.TLS], ImplicitTLS: t.Scheme == "submissions", Hello: hostname, User: t.User,
+		TLS: tlsModes[t.TLS], ImplicitTLS: t.Scheme == "submissions", Hello: o.cfg.Hostname, User: t.User,
 		// Read for each login: a password that was changed is used at once.
 		Password: func() (string, error) { return config.ReadPassword(t.PasswordFile) },
-		Trace:    trace,
+		Trace:    o.trace,
 		Proxy:    proxy(t.Socks),
 		Tickets:  tls.NewLRUClientSessionCache(ticketsKept),
 		LMTP:     t.Scheme == "lmtp" || t.Scheme == "lmtp+unix",
-	}
-	if t.Scheme == "lmtp+unix" {
-		s.Host, s.Unix = t.Path, true
+		Unix:     t.Scheme == "lmtp+unix",
 	}
 	roots := &authorities{file: t.CAFile}
-	return transportFunc(func(ctx context.Context) (deliver.Session, error) {
+	return func(ctx context.Context, h mx.Host) (deliver.Session, error) {
 		with := s
+		with.Host, with.Port, with.Addrs = h.Name, h.Port, h.Addrs
 		var err error
 		if with.RootCAs, err = roots.pool(); err != nil {
 			return nil, err
@@ -83,7 +129,7 @@ func server(t config.Transport, hostname string, trace func(relay, line string))
 			return nil, err
 		}
 		return session, nil
-	})
+	}
 }
 
 // ticketsKept is for how many hosts of a transport a TLS session can be resumed.
@@ -138,7 +184,7 @@ func rootCAs(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-func maildir(t config.Transport, _ string, _ func(_, _ string)) deliver.Transport {
+func maildir(_ outfit, t config.Transport) deliver.Transport {
 	return transportFunc(func(context.Context) (deliver.Session, error) {
 		return deliver.OneByOne(&local.Maildir{Dir: t.Path}), nil
 	})
@@ -148,7 +194,8 @@ func maildir(t config.Transport, _ string, _ func(_, _ string)) deliver.Transpor
 func routeTable(cfg *config.Config) route.Table {
 	var rules []route.Rule
 	for _, r := range cfg.Routes {
-		rules = append(rules, route.Rule{To: r.To, From: r.From, MinAttempts: r.MinAttempts, Transport: r.Transport})
+		perDomain := cfg.Transports[r.Transport].Scheme == "mx"
+		rules = append(rules, route.Rule{To: r.To, From: r.From, MinAttempts: r.MinAttempts, Transport: r.Transport, PerDomain: perDomain})
 	}
 	return route.New(rules)
 }

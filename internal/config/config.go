@@ -21,6 +21,7 @@ type Config struct {
 	Hostname       string   // our name in EHLO, Received and Message-ID, in lower case
 	Domain         string   // appended to bare addresses, in lower case
 	LocalDomains   []string // this host's own names, in lower case
+	Resolvers      []string // DNS servers, as "192.0.2.53:53" or "[2001:db8::53]:53"; nil: those of resolv.conf(5)
 	Aliases        string   // alias file; "" for none
 	AliasUser      string   // login name of who gets the files and commands in it done; "" to leave them out
 	MaxMessageSize int64    // in octets; 0 means no limit
@@ -92,9 +93,9 @@ type Retry struct {
 // A Transport is a way to hand mail over.
 type Transport struct {
 	Name         string
-	Scheme       string        // smtp, submission, submissions, lmtp, lmtp+unix, maildir, mbox, pipe, discard, fail
-	Host         string        // for the SMTP schemes: name or address, IPv6 without brackets
-	Port         int           // likewise, with the scheme's default filled in
+	Scheme       string        // smtp, submission, submissions, mx, lmtp, lmtp+unix, maildir, mbox, pipe, discard, fail
+	Host         string        // for the SMTP schemes but mx: name or address, IPv6 without brackets
+	Port         int           // for the SMTP schemes, with the scheme's default filled in
 	User         string        // login; "" for none
 	PasswordFile string        // of the login
 	Path         string        // for lmtp+unix, maildir, mbox and pipe

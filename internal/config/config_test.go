@@ -41,6 +41,7 @@ hostname         = "Web1.example.com"
 domain           = "Example.com"
 local_domains    = ["Localhost", "web1.example.com"]
 aliases          = "/srv/aliases"
+resolvers        = ["192.0.2.53", "192.0.2.54:5353", "2001:DB8::53", "[::1]:5300"]
 relay            = "submission://alerts@example.com@smtp.example.com"
 password_file    = "/etc/postrider/relay.password"
 max_message_size = "25MB"
@@ -86,12 +87,17 @@ socks_password_file = "/etc/postrider/proxy.password"
 url   = "smtp://mail.example.com"
 socks = "socks5://[::1]"
 
+[transport.mx]
+url  = "mx:"
+port = 2525
+tls  = "none"
+
 [transport.nowhere]
 url  = "fail:"
 text = "this host sends no mail abroad"
 
 [[route]]
-to        = ["Lan.example.com", ".lan.example.com", "Boss@example.com"]
+to        = ["*@Lan.example.com", ".lan.example.com", "Boss@example.com"]
 transport = "lan"
 
 [[route]]
@@ -103,6 +109,7 @@ transport    = "nowhere"
 		File: "test.toml", Spool: "/srv/spool", Hostname: "web1.example.com", Domain: "example.com",
 		LocalDomains:   []string{"localhost", "web1.example.com"},
 		Aliases:        "/srv/aliases",
+		Resolvers:      []string{"192.0.2.53:53", "192.0.2.54:5353", "[2001:db8::53]:53", "[::1]:5300"},
 		MaxMessageSize: 25 << 20, Delivery: DeliverQueue, Log: LogSyslog,
 		ForceFrom: "Force@example.com",
 		Rewrite: map[string]string{
@@ -110,8 +117,8 @@ transport    = "nowhere"
 			"@.lan.example.com": "@example.com", "@web3.example.com": "web3@example.com",
 		},
 		Listen: Listen{
-			SMTP:  []Written{{"192.0.2.1:25", 23, 10}, {"127.0.0.1:25", 23, 26}, {"[::1]:2525", 23, 42}, {"unix:/run//smtp", 23, 56}},
-			Peers: []Written{{"192.0.2.7", 24, 10}, {"192.0.2.77/24", 24, 23}, {"2001:DB8::/32", 24, 40}},
+			SMTP:  []Written{{"192.0.2.1:25", 24, 10}, {"127.0.0.1:25", 24, 26}, {"[::1]:2525", 24, 42}, {"unix:/run//smtp", 24, 56}},
+			Peers: []Written{{"192.0.2.7", 25, 10}, {"192.0.2.77/24", 25, 23}, {"2001:DB8::/32", 25, 40}},
 			Users: []string{"www-data", "1000"},
 
 			Certificate: "/etc/postrider/cert.pem", Key: "/etc/postrider/key.pem", Logins: "/etc/postrider/logins",
@@ -134,6 +141,7 @@ transport    = "nowhere"
 				Name: "near", Scheme: "smtp", Host: "mail.example.com", Port: 25, TLS: TLSMay, Concurrency: 10,
 				Socks: Socks{Host: "::1", Port: 1080},
 			},
+			"mx":      {Name: "mx", Scheme: "mx", Port: 2525, TLS: TLSNone, Concurrency: 5},
 			"nowhere": {Name: "nowhere", Scheme: "fail", Concurrency: 1, Text: "this host sends no mail abroad"},
 		},
 		Routes: []Route{
@@ -165,6 +173,7 @@ func TestURLs(t *testing.T) {
 		{"submission://mail", "", Transport{Scheme: "submission", Host: "mail", Port: 587, TLS: TLSVerify, Concurrency: 3}},
 		{"submissions://mail", "", Transport{Scheme: "submissions", Host: "mail", Port: 465, TLS: TLSVerify, Concurrency: 3}},
 		{"submissions://a%3Ab%40c%25@mail:4650", password, Transport{Scheme: "submissions", Host: "mail", Port: 4650, TLS: TLSVerify, Concurrency: 3, User: "a:b@c%", PasswordFile: "/p"}},
+		{"mx:", "", Transport{Scheme: "mx", Port: 25, TLS: TLSMay, Concurrency: 5}},
 		{"maildir:/var/mail/../all/", "", Transport{Scheme: "maildir", Path: "/var/all", Concurrency: 4}},
 		{"lmtp://mail.example.com", "", Transport{Scheme: "lmtp", Host: "mail.example.com", Port: 24, TLS: TLSMay, Concurrency: 4}},
 		{"lmtp://LOCALHOST:2424", "", Transport{Scheme: "lmtp", Host: "localhost", Port: 2424, TLS: TLSNone, Concurrency: 4}},
@@ -231,10 +240,18 @@ func TestMistakes(t *testing.T) {
 		{"end in the middle", "domain =", "1:8: expected value, not end of input"},
 		{"columns are characters", `log = "ü" x`, `1:11: expected newline but got U+0078 'x'`},
 
-		{"unknown key", "\nspol = \"/tmp\"", `2:1: unknown key "spol"; expected one of spool, hostname, domain, local_domains, aliases, alias_user, relay, ` +
+		{"unknown key", "\nspol = \"/tmp\"", `2:1: unknown key "spol"; expected one of spool, hostname, domain, local_domains, aliases, alias_user, resolvers, relay, ` +
 			`password_file, max_message_size, delivery, log, force_from, rewrite, listen, retry, transport, route`},
 		{"unknown key in a table", "[retry]\n  wait = \"1m\"", `2:3: unknown key "retry.wait"; expected one of first, factor, max_wait, attempts, expire`},
-		{"unknown key in a transport", "[transport.a]\nurl = \"discard:\"\nport = 25", `3:1: unknown key "transport.a.port"; expected one of url, concurrency, tls, password_file, ca_file, socks, socks_password_file, text, args, timeout`},
+		{"a key without meaning", "[transport.a]\nurl = \"discard:\"\nport = 25", `3:1: transport.a.port has no meaning for discard`},
+		{"unknown key in any transport", "[transport.a]\nurl = \"mx:\"\nports = 25", `3:1: unknown key "transport.a.ports"; expected one of url, concurrency, tls, password_file, ca_file, socks, socks_password_file, port, text, args, timeout`},
+		{"port beside the URL's", "[transport.a]\nurl = \"smtp://a\"\nport = 2525", `3:1: transport.a.port has no meaning for smtp`},
+		{"port out of range", "[transport.a]\nurl = \"mx:\"\nport = 65536", `3:8: transport.a.port: found the number 65536, expected a port from 1 to 65535`},
+		{"a login at everybody", "password_file = \"/p\"\nrelay = \"mx:\"", `1:17: password_file has no meaning for mx`},
+		{"a domain behind mx", "relay = \"mx://example.com\"", `1:9: relay: expected mx: and nothing after it`},
+		{"a name server's name", "resolvers = [\"192.0.2.1\", \"ns.example.com\"]", `1:27: resolvers: found "ns.example.com", expected a list of addresses such as ["192.0.2.53", "[2001:db8::53]:53"]`},
+		{"one name server", "resolvers = \"192.0.2.1\"", `1:13: resolvers: found "192.0.2.1", expected a list of addresses such as ["192.0.2.53", "[2001:db8::53]:53"]`},
+		{"a name server's port", "resolvers = [\"192.0.2.1:dns\"]", `1:14: resolvers: found "192.0.2.1:dns", expected a list of addresses such as ["192.0.2.53", "[2001:db8::53]:53"]`},
 		{"listening is a list", "[listen]\nsmtp = \"127.0.0.1:25\"", `2:8: listen.smtp: found "127.0.0.1:25", expected a list such as ["127.0.0.1:25", "[::1]:25", "unix:/run/postrider/smtp"]`},
 		{"an address to listen on is no string", "[listen]\nsmtp = [25]", `2:9: listen.smtp: found the number 25, expected a string in quotes`},
 		{"a certificate without a key", "[listen]\ncertificate = \"/cert\"", `2:15: listen: certificate and key stand together, or not at all`},
@@ -288,9 +305,9 @@ func TestMistakes(t *testing.T) {
 		{"rewrite with and without asterisk", "[rewrite]\n\"@a\" = \"a@b\"\n\"*@a\" = \"c@d\"", `3:1: rewrite: "*@a" stands here again; upper and lower case are the same, and so are @ and *@`},
 
 		{"relay without scheme", "relay = \"mail.example.com\"", `1:9: relay: expected a URL, as in smtp://mail.example.com or submission://USER@mail.example.com`},
-		{"relay as host:port", "relay = \"mail.example.com:25\"", `1:9: relay: expected a URL that starts with one of smtp, submission, submissions, lmtp, lmtp+unix, maildir, mbox, pipe, discard, fail and a colon`},
+		{"relay as host:port", "relay = \"mail.example.com:25\"", `1:9: relay: expected a URL that starts with one of smtp, submission, submissions, mx, lmtp, lmtp+unix, maildir, mbox, pipe, discard, fail and a colon`},
 		{"relay is no string", "relay = true", `1:9: relay: found true, expected a URL in quotes such as "smtp://mail.example.com"`},
-		{"unknown scheme", "relay = \"smtps://mail.example.com\"", `1:9: relay: unknown scheme "smtps"; expected one of smtp, submission, submissions, lmtp, lmtp+unix, maildir, mbox, pipe, discard, fail`},
+		{"unknown scheme", "relay = \"smtps://mail.example.com\"", `1:9: relay: unknown scheme "smtps"; expected one of smtp, submission, submissions, mx, lmtp, lmtp+unix, maildir, mbox, pipe, discard, fail`},
 		{"no slashes", "relay = \"smtp:mail\"", `1:9: relay: expected a host, as in smtp://mail.example.com`},
 		{"no host", "relay = \"smtp://\"", `1:9: relay: "" is not a host name or address`},
 		{"path behind the host", "relay = \"smtp://mail/\"", `1:9: relay: expected [USER@]HOST[:PORT] after //`},
@@ -350,6 +367,7 @@ func TestMistakes(t *testing.T) {
 		{"route without any transport", "[[route]]\ntransport = \"c\"", `2:13: route.transport: found "c", expected the NAME of a [transport.NAME], of which there is none`},
 		{"route with a string for a list", "[[route]]\nto = \"a\"", `2:6: route.to: found "a", expected a list such as ["example.com", ".example.net", "ann@example.org"]`},
 		{"route with a star", "[[route]]\nto = [\"a\",\n  \"*\"]", `3:3: route.to: found "*", expected a domain, ".domain" or an address; leave the list out to match everything`},
+		{"route with two ats", "[[route]]\nto = [\"*@a@b\"]", `2:7: route.to: found "*@a@b", expected a domain, ".domain" or an address; leave the list out to match everything`},
 		{"route is a table", "[route]\nto = []", `1:2: route: found a table, expected tables [[route]]`},
 		{"route is a list of names", "route = [\"a\"]", `1:10: route: found "a", expected a table [[route]]`},
 	}

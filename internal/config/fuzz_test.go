@@ -69,10 +69,11 @@ func checkConfig(t *testing.T, c *Config) {
 	check(r.First > 0 && r.MaxWait >= r.First && r.Expire > 0 && r.Attempts >= 0, "retry %+v", r)
 	check(r.Factor >= 1 && !math.IsInf(r.Factor, 0), "factor %v", r.Factor)
 	for name, t := range c.Transports {
-		network := schemeNamed(t.Scheme).form == overNetwork
+		network, tls := schemeNamed(t.Scheme).form == overNetwork, len(schemeNamed(t.Scheme).tls) > 0
 		check(t.Name == name && isName(name), "name %q of %+v", name, t)
 		check(t.Scheme != "" && t.Concurrency >= 1, "%+v", t)
-		check(network == (t.Host != "" && t.Port >= 1 && t.Port <= 65535 && t.TLS != ""), "%+v", t)
+		check(network == (t.Host != ""), "%+v", t)
+		check(tls == (t.Port >= 1 && t.Port <= 65535 && t.TLS != ""), "%+v", t)
 		check((t.User != "") == (t.PasswordFile != ""), "login of %+v", t)
 		check((t.Socks.User != "") == (t.Socks.PasswordFile != ""), "login at the proxy of %+v", t)
 		check((t.Socks.Host != "") == (t.Socks.Port >= 1 && t.Socks.Port <= 65535), "proxy of %+v", t)
@@ -109,6 +110,7 @@ func encode(c *Config) string {
 	line("spool", basic(c.Spool))
 	line("hostname", basic(c.Hostname))
 	line("domain", basic(c.Domain))
+	line("resolvers", list(c.Resolvers))
 	line("max_message_size", fmt.Sprint(c.MaxMessageSize))
 	line("delivery", basic(c.Delivery))
 	line("log", basic(c.Log))
@@ -137,6 +139,9 @@ func encode(c *Config) string {
 		line("socks", basic(socksURL(t.Socks)))
 		line("socks_password_file", basic(t.Socks.PasswordFile))
 		line("text", basic(t.Text))
+		if t.Scheme == "mx" {
+			line("port", fmt.Sprint(t.Port))
+		}
 	}
 	for _, r := range c.Routes {
 		b.WriteString("[[route]]\n")

@@ -124,8 +124,8 @@ func TestExampleFile(t *testing.T) {
 	}
 	relays := regexp.MustCompile(`(?m)^#(relay = .*\n(?:#password_file.*\n)?)`)
 	choices := relays.FindAllStringSubmatch(text, -1)
-	if len(choices) != 3 {
-		t.Fatalf("%d relays to choose from in %s, want 3", len(choices), file)
+	if len(choices) != 4 {
+		t.Fatalf("%d relays to choose from in %s, want 4", len(choices), file)
 	}
 	rest := relays.ReplaceAllString(text, "")
 	for _, choice := range choices {

@@ -40,6 +40,7 @@ var schemes = []scheme{
 	{name: "smtp", form: overNetwork, port: 25, tls: []string{TLSMay, TLSVerify, TLSNone}, concurrency: 10, login: true},
 	{name: "submission", form: overNetwork, port: 587, tls: []string{TLSVerify, TLSMay, TLSNone}, concurrency: 3, login: true},
 	{name: "submissions", form: overNetwork, port: 465, tls: []string{TLSVerify, TLSMay}, concurrency: 3, login: true},
+	{name: "mx", form: alone, port: 25, tls: []string{TLSMay, TLSVerify, TLSNone}, concurrency: 5},
 	{name: "lmtp", form: overNetwork, port: 24, tls: []string{TLSMay, TLSVerify, TLSNone}, concurrency: 4, login: true},
 	{name: "lmtp+unix", form: toPath, concurrency: 4},
 	{name: "maildir", form: toPath, concurrency: 4},
@@ -54,7 +55,9 @@ var schemes = []scheme{
 func (s scheme) takes(key string) bool {
 	switch key {
 	case "tls", "ca_file", "socks", "socks_password_file":
-		return s.form == overNetwork
+		return len(s.tls) > 0
+	case "port":
+		return s.port > 0 && s.form == alone // otherwise it is in the URL
 	case "password_file":
 		return s.login
 	case "text":
@@ -204,10 +207,18 @@ func parseAuthority(s, passwordKey string) (user, host string, port int, err err
 	if digits == "" {
 		return user, host, 0, nil
 	}
-	if port, err = strconv.Atoi(digits); err != nil || port < 1 || port > 65535 || !isDigits(digits) {
+	if port, err = portNumber(digits); err != nil {
 		return "", "", 0, errors.New("the port after the host's colon must be a number from 1 to 65535")
 	}
 	return user, host, port, nil
+}
+
+func portNumber(s string) (int, error) {
+	port, err := strconv.Atoi(s)
+	if err == nil && (port < 1 || port > 65535 || !isDigits(s)) {
+		err = strconv.ErrRange
+	}
+	return port, err
 }
 
 // socks makes to the proxy that a URL names. Like parseURL, it does not repeat the URL.

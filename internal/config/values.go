@@ -138,6 +138,60 @@ func (n *node) domains(to *[]string) error {
 	return nil
 }
 
+// resolvers takes a list of addresses, each with or without a port.
+func (n *node) resolvers(to *[]string) error {
+	const want = `a list of addresses such as ["192.0.2.53", "[2001:db8::53]:53"]`
+	if n.kind != unstable.Array {
+		return n.want(want)
+	}
+	*to = nil
+	for _, item := range n.items {
+		server, ok := nameServer(item.text)
+		if item.kind != unstable.String || !ok {
+			return item.want(want)
+		}
+		*to = append(*to, server)
+	}
+	return nil
+}
+
+// nameServer returns an address with a port. One of IPv6 needs brackets only before a port.
+func nameServer(s string) (server string, ok bool) {
+	s = strings.ToLower(s)
+	host, digits, err := s, "", error(nil)
+	if !isAddress(s) || !strings.Contains(s, ":") {
+		host, digits, err = splitPort(s)
+	}
+	if digits == "" {
+		digits = "53"
+	}
+	port, portErr := portNumber(digits)
+	if err != nil || portErr != nil || !isAddress(host) {
+		return "", false
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host + ":" + strconv.Itoa(port), true
+}
+
+// isAddress reports whether s looks like an IP address, as isHost does.
+func isAddress(s string) bool {
+	if strings.Contains(s, ":") {
+		return isHost(s)
+	}
+	return strings.Count(s, ".") == 3 && strings.Trim(s, "0123456789.") == "" && isDomain(s)
+}
+
+func (n *node) port(to *int) error {
+	port, err := portNumber(n.text)
+	if n.kind != unstable.Integer || err != nil {
+		return n.want("a port from 1 to 65535")
+	}
+	*to = port
+	return nil
+}
+
 func (n *node) address(to *string) error {
 	if n.kind != unstable.String {
 		return n.want(`an address such as "ann@example.com"`)
@@ -175,7 +229,8 @@ func address(s string) (string, error) {
 	return s, nil
 }
 
-// patterns takes a list of domains, of ".domain" for a domain and all below it, and of addresses.
+// patterns takes a list of domains, of ".domain" for a domain and all below it, and of addresses; "*@domain" is another way
+// to write a domain.
 func (n *node) patterns(to *[]string) error {
 	if n.kind != unstable.Array {
 		return n.want(`a list such as ["example.com", ".example.net", "ann@example.org"]`)
@@ -184,10 +239,11 @@ func (n *node) patterns(to *[]string) error {
 		if item.kind != unstable.String {
 			return item.want(`a string in quotes`)
 		}
-		if _, err := address(item.text); err != nil && !isDomain(strings.TrimPrefix(item.text, ".")) {
+		text, star := strings.CutPrefix(item.text, "*@")
+		if _, err := address(text); (err != nil || star) && !isDomain(strings.TrimPrefix(text, ".")) {
 			return item.want(`a domain, ".domain" or an address; leave the list out to match everything`)
 		}
-		*to = append(*to, strings.ToLower(item.text))
+		*to = append(*to, strings.ToLower(text))
 	}
 	return nil
 }

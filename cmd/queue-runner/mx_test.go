@@ -1,0 +1,169 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/postrider/postrider/internal/dnstest"
+	"github.com/postrider/postrider/internal/smtptest"
+)
+
+// samePort starts servers at 127.0.0.2, .3 and so on, all at one port, and returns that.
+func samePort(t *testing.T, all ...smtptest.Options) (servers []*smtptest.Server, port int) {
+	t.Helper()
+	for range 20 {
+		probe, err := net.Listen("tcp", "127.0.0.2:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port = probe.Addr().(*net.TCPAddr).Port
+		probe.Close()
+		servers = nil
+		for i, o := range all {
+			o.Addr = fmt.Sprintf("127.0.0.%d:%d", i+2, port)
+			s, err := smtptest.Start(o)
+			if err != nil {
+				break
+			}
+			servers = append(servers, s)
+		}
+		if len(servers) == len(all) {
+			for _, s := range servers {
+				t.Cleanup(func() {
+					if err := s.Close(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			return servers, port
+		}
+		for _, s := range servers {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Fatal("no port is free at all addresses")
+	return nil, 0
+}
+
+// overMX is the configuration of a host that asks this server for the way.
+func overMX(dns *dnstest.Server, port int) string {
+	return fmt.Sprintf("resolvers = [%q]\n[transport.mx]\nurl = \"mx:\"\nport = %d\n[[route]]\ntransport = \"mx\"\n", dns.Addr(), port)
+}
+
+var internet = []string{
+	"a.example. 60 IN MX 10 dead.a.example.",
+	"a.example. 60 IN MX 20 good.a.example.",
+	"dead.a.example. 60 IN A 127.0.0.9",
+	"good.a.example. 60 IN A 127.0.0.2",
+	"b.example. 60 IN MX 10 good.a.example.",
+	"c.example. 60 IN MX 10 grey.example.",
+	"c.example. 60 IN MX 20 good.a.example.",
+	"grey.example. 60 IN A 127.0.0.3",
+	"null.example. 60 IN MX 0 .",
+	"host.example. 60 IN A 127.0.0.2",
+	"broken.example. 60 IN MX 10 good.a.example.",
+	"xn--bcher-kva.example. 60 IN A 127.0.0.2",
+	"loop.example. 60 IN MX 5 here.example.",
+	"example.org. 60 IN MX 10 good.a.example.",
+}
+
+func TestDeliveryByMX(t *testing.T) {
+	dns := dnstest.NewServer(t, internet...)
+	dns.Behave("broken.example", dnstest.Fail)
+	servers, port := samePort(t, smtptest.Options{Hostname: "good.a.example"},
+		smtptest.Options{Replies: map[string]string{"RCPT": "451 4.7.1 greylisted"}})
+	good, grey := servers[0], servers[1]
+	w := newWorld(t, overMX(dns, port))
+	w.submit("ann@a.example", "ann@b.example", "ann@c.example", "ann@null.example", "ann@nowhere.example", "ann@host.example",
+		"ann@broken.example", "ann@bücher.example", "ann@loop.example", "ann@[127.0.0.2]")
+	w.pass()
+	at := func(host string) string { return fmt.Sprintf("relay=%s[127.0.0.2]:%d, ", host, port) }
+	w.wantLog(
+		"to=<ann@a.example>, "+at("good.a.example"),
+		"to=<ann@b.example>, "+at("good.a.example"),
+		"to=<ann@c.example>, "+at("good.a.example"),
+		"to=<ann@host.example>, "+at("host.example"),
+		"to=<ann@[127.0.0.2]>, "+at("127.0.0.2"),
+		"to=<ann@bücher.example>, "+at("xn--bcher-kva.example"),
+		"dsn=5.1.10, status=bounced (null.example takes no mail (null MX))",
+		"dsn=5.1.2, status=bounced (the domain nowhere.example does not exist)",
+		"dsn=5.4.6, status=bounced (mail for loop.example loops back to myself)",
+		"dsn=4.4.3, status=deferred (cannot look up broken.example (MX): SERVFAIL from ",
+	)
+	if got := w.waiting(); len(got) != 1 || !strings.HasPrefix(got[0], "ann@broken.example: ") {
+		t.Errorf("waiting: %q", got)
+	}
+	if n := len(good.Messages()); n != 9 { // six deliveries and three reports
+		t.Errorf("%d messages arrived, want 9\n%s", n, w.log)
+	}
+	if n := grey.Connections(); n != 1 {
+		t.Errorf("%d connections to the host that makes us wait", n)
+	}
+}
+
+func TestWhatDNSSaysNowCounts(t *testing.T) {
+	dns := dnstest.NewServer(t, internet...)
+	dns.Behave("", dnstest.Fail)
+	servers, port := samePort(t, smtptest.Options{})
+	w := newWorld(t, overMX(dns, port))
+	w.submit("bob@a.example")
+	w.pass()
+	if got := w.waiting(); len(got) != 1 {
+		t.Fatalf("waiting: %q\n%s", got, w.log)
+	}
+	dns.Behave("", "")
+	if status := w.run("--now"); status != 0 || len(servers[0].Messages()) != 1 {
+		t.Errorf("exit %d\n%s", status, w.log)
+	}
+}
+
+// One connection tells that the host of many domains is dead.
+func TestManyDomainsOfOneDeadHost(t *testing.T) {
+	dns := dnstest.NewServer(t, "mx.dead.example. 60 IN A 127.0.0.2")
+	servers, port := samePort(t, smtptest.Options{Replies: map[string]string{"CONNECT": smtptest.Close}})
+	w := newWorld(t, overMX(dns, port))
+	var rcpts []string
+	for i := range 200 {
+		if err := dns.Add(fmt.Sprintf("d%d.example. 60 IN MX 10 mx.dead.example.", i)); err != nil {
+			t.Fatal(err)
+		}
+		rcpts = append(rcpts, fmt.Sprintf("ann@d%d.example", i))
+	}
+	w.submit(rcpts...)
+	w.pass()
+	if n := servers[0].Connections(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+	if n := len(w.waiting()); n != 200 {
+		t.Errorf("%d recipients wait", n)
+	}
+	w.wantLog("(not tried again so soon)")
+}
+
+func TestRelayIsFoundInTheHostsFile(t *testing.T) {
+	s := smtptest.NewServer(t, smtptest.Options{})
+	w := newWorld(t, fmt.Sprintf("resolvers = [\"127.0.0.1:9\"]\nrelay = \"smtp://localhost:%d\"\n", s.Port()))
+	w.submit("bob@example.net")
+	w.pass()
+	w.wantLog("relay=localhost[127.0.0.1]:", "status=sent")
+}
+
+func TestExplainMX(t *testing.T) {
+	dns := dnstest.NewServer(t, internet...)
+	w := newWorld(t, overMX(dns, 2525))
+	cmd := w.command("route", "--sender", "ann@example.org", "bob@a.example", "bob@null.example")
+	out, _ := cmd.Output()
+	want := `bob@a.example: smtp to the hosts that DNS names for the domain (MX) at port 2525, TLS if offered, at most 5 sessions for each domain (mx)
+  dead.a.example [127.0.0.9]
+  good.a.example [127.0.0.2]
+bob@null.example: smtp to the hosts that DNS names for the domain (MX) at port 2525, TLS if offered, at most 5 sessions for each domain (mx)
+  null.example takes no mail (null MX)
+`
+	if string(out) != want || cmd.ProcessState.ExitCode() != exitNoUser {
+		t.Errorf("exit %d\n%s\nwant\n%s", cmd.ProcessState.ExitCode(), out, want)
+	}
+}
