@@ -53,6 +53,9 @@ type Route struct {
 	Domain      string // for Open
 	Concurrency int    // sessions at once; 0 means DefaultConcurrency
 	Retry       *Retry // the schedule of what goes this way; nil means Options.Retry
+	// Rate limits the recipients that may be handed over, together with all other next hops that have this name for it.
+	Rate     spool.Rate
+	RateName string
 }
 
 // An Expander says whom an address stands for.

@@ -194,17 +194,37 @@ func (p *pass) start(ctx context.Context, hop string) error {
 // claim takes work for a worker.
 func (p *pass) claim(w *hopWork, of *worker) ([]spool.Claim, error) {
 	now := p.Now()
-	most := w.size()
+	most := spool.Most{Messages: w.size()}
 	if p.line.waiting > 0 {
-		most = min(most, turn)
+		most.Messages = min(most.Messages, turn)
+	}
+	if w.route.Rate.Count > 0 {
+		allowed, again, err := p.spool.Allowance(w.route.RateName, w.route.Rate, now)
+		if err != nil {
+			return nil, err
+		}
+		if allowed == 0 {
+			return nil, p.waitForRate(of.hop, w.route, again)
+		}
+		most.Recipients = allowed
 	}
 	claims, err := p.spool.Claim(of.hop, now, most, func(id mail.ID, attempts int) time.Time {
 		return w.retry.Next(id, now, attempts)
 	})
 	w.more = len(claims) > 0
+	if err != nil || len(claims) == 0 {
+		return nil, err
+	}
 	w.busy += len(claims)
 	w.given += len(claims)
-	return claims, err
+	return claims, p.spend(w.route, recipients(claims))
+}
+
+func recipients(claims []spool.Claim) (n int) {
+	for _, c := range claims {
+		n += len(c.Recipients)
+	}
+	return n
 }
 
 // size returns how many messages the next claim may have.
@@ -233,7 +253,7 @@ func (p *pass) answer(e event) error {
 		return nil
 	}
 	claims, err := p.claim(w, e.from)
-	if len(claims) > 0 {
+	if err == nil && len(claims) > 0 {
 		e.wants <- claims
 	}
 	return err

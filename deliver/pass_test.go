@@ -128,6 +128,9 @@ type world struct {
 	// concurrency is that of every next hop; 0 is the default.
 	concurrency int
 	copies      int // of messages
+	rate        spool.Rate
+	retry       *deliver.Retry // of every next hop
+	spoolOpts   func(o *spool.Options)
 
 	mu   sync.Mutex
 	now  time.Time
@@ -143,7 +146,7 @@ func newWorld(t *testing.T) *world {
 			if !ok {
 				return deliver.Route{}, errors.New("no route")
 			}
-			return deliver.Route{Transport: s, Domain: hop, Concurrency: w.concurrency}, nil
+			return deliver.Route{Transport: s, Domain: hop, Concurrency: w.concurrency, Rate: w.rate, RateName: "all", Retry: w.retry}, nil
 		},
 		Retry:    deliver.Retry{First: 10 * time.Minute, Factor: 2, MaxWait: 2 * time.Hour, Expire: 24 * time.Hour},
 		Hostname: "here.example",
@@ -211,11 +214,15 @@ func parse(t *testing.T, s string) mail.Path {
 
 func (w *world) acquire() *spool.Spool {
 	w.t.Helper()
-	s, err := spool.Acquire(w.dir, spool.Options{
+	o := spool.Options{
 		Route: func(_, rcpt mail.Path, _ int, _ bool) string { return rcpt.Domain() },
 		Now:   w.clock,
 		Logf:  w.logf,
-	})
+	}
+	if w.spoolOpts != nil {
+		w.spoolOpts(&o)
+	}
+	s, err := spool.Acquire(w.dir, o)
 	if err != nil {
 		w.t.Fatalf("Acquire: %v", err)
 	}

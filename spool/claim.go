@@ -126,13 +126,19 @@ type Claimed struct {
 	Attempts  int // made, this one included
 }
 
-// Claim records an attempt for up to most messages that are due at the next hop, the most urgent first and then the
-// longest due, each with all its recipients that are due there, up to a thousand in all. again says when the attempt
+// Most is how much a claim takes at most.
+type Most struct {
+	Messages   int
+	Recipients int // 0 means a thousand, and so does more
+}
+
+// Claim records an attempt for messages that are due at the next hop, the most urgent first and then the longest due,
+// each with its recipients that are due there. again says when the attempt
 // after the given number of them is due if nothing is heard of this one.
-func (s *Spool) Claim(hop string, now time.Time, most int, again func(id mail.ID, attempts int) time.Time) ([]Claim, error) {
+func (s *Spool) Claim(hop string, now time.Time, most Most, again func(id mail.ID, attempts int) time.Time) ([]Claim, error) {
 	some := false
 	if err := s.view(func(x *tx) error {
-		some = len(s.allDue(x, hop, now, 1)) > 0
+		some = len(s.allDue(x, hop, now, Most{Messages: 1})) > 0
 		return nil
 	}); err != nil || !some {
 		return nil, err
@@ -195,12 +201,16 @@ func (s *Spool) claim(x *tx, d due, now time.Time, again func(id mail.ID, attemp
 // maxClaim is how many recipients one claim takes at most.
 const maxClaim = 1000
 
-// allDue returns the entries of up to most messages that are due at the next hop.
-func (s *Spool) allDue(x *tx, hop string, now time.Time, most int) []due {
+// allDue returns the entries of messages that are due at the next hop.
+func (s *Spool) allDue(x *tx, hop string, now time.Time, most Most) []due {
+	recipients := maxClaim
+	if most.Recipients > 0 {
+		recipients = min(most.Recipients, maxClaim)
+	}
 	var list []due
 	c := x.due.Cursor()
 	messages := 0
-	for k, _ := c.Seek(hopKey(hop)); k != nil && len(list) < maxClaim; {
+	for k, _ := c.Seek(hopKey(hop)); k != nil && len(list) < recipients; {
 		d, err := parseDueKey(k)
 		if err != nil || d.hop != hop || s.selective() && d.class != classAsked {
 			break
@@ -214,7 +224,7 @@ func (s *Spool) allDue(x *tx, hop string, now time.Time, most int) []due {
 			continue // an attempt that takes longer than the wait after it
 		}
 		if len(list) == 0 || d.id != list[len(list)-1].id {
-			if messages == most {
+			if messages == most.Messages {
 				break
 			}
 			messages++

@@ -39,7 +39,7 @@ func (s *Spool) Release(now time.Time) error {
 	for {
 		over := false
 		if err := s.view(func(x *tx) error {
-			over = len(s.allDue(x, heldHop, now, 1)) > 0
+			over = len(s.allDue(x, heldHop, now, Most{Messages: 1})) > 0
 			return nil
 		}); err != nil || !over {
 			return err
@@ -52,7 +52,7 @@ func (s *Spool) Release(now time.Time) error {
 
 // releaseSome does so for some of them.
 func (s *Spool) releaseSome(x *tx, now time.Time) error {
-	for _, d := range s.allDue(x, heldHop, now, batch) {
+	for _, d := range s.allDue(x, heldHop, now, Most{Messages: batch}) {
 		p, ok, err := x.recipient(d.id, d.n)
 		if err != nil {
 			return err

@@ -11,6 +11,7 @@ type HopState struct {
 	Hop   string
 	Until time.Time   // it is not to be tried before
 	Last  mail.Result // why; one of scope OfUs is not the fault of the next hop
+	Full  bool        // it was not tried: it may not have more at this time
 }
 
 func (x *tx) hop(name string) (h hop, ok bool, err error) {
@@ -21,7 +22,8 @@ func (x *tx) hop(name string) (h hop, ok bool, err error) {
 	return h, true, h.decode([]byte(name), v)
 }
 
-func (x *tx) putHops(states []HopState, now time.Time) error {
+func (s *Spool) putHops(x *tx, states []HopState) error {
+	now := s.opts.Now()
 	for _, st := range states {
 		key := []byte(st.Hop)
 		if st.Until.IsZero() {
@@ -34,6 +36,16 @@ func (x *tx) putHops(states []HopState, now time.Time) error {
 		if err != nil {
 			return err
 		}
+		h.until, h.last = st.Until, st.Last
+		if longest := now.Add(s.opts.MaxWait); s.opts.MaxWait > 0 && h.until.After(longest) {
+			h.until = longest // it would count as the error of a clock
+		}
+		if st.Full {
+			if err := x.hops.Put(key, h.encode(key)); err != nil {
+				return err
+			}
+			continue
+		}
 		h.tries++
 		if st.Last.Scope == mail.OfUs {
 			// Nothing is known of the next hop: the time that we were cut off must not count as time that it was dead.
@@ -41,7 +53,6 @@ func (x *tx) putHops(states []HopState, now time.Time) error {
 		} else if h.failures++; h.failures == 1 {
 			h.since = now
 		}
-		h.until, h.last = st.Until, st.Last
 		if err := x.hops.Put(key, h.encode(key)); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -110,7 +111,7 @@ func passGate(gate *os.File) error {
 	}
 }
 
-// openDB opens the index. bbolt calls a file invalid that it could not read: only one which can be read, and is invalid
+// openDB opens a database. bbolt calls a file invalid that it could not read: only one which can be read, and is invalid
 // twice, is damaged.
 func openDB(path string, write bool) (*bbolt.DB, error) {
 	for again := false; ; again = true {
@@ -249,15 +250,15 @@ func (s *Spool) newIndex() error {
 	if err := errors.Join(err, db.Sync(), db.Close()); err != nil {
 		return err
 	}
-	return s.replaceIndex(unborn)
+	return s.replace(unborn, "index.db", 0o640)
 }
 
-// replaceIndex lets the complete file name become the index.
-func (s *Spool) replaceIndex(name string) error {
-	if err := os.Chmod(s.path(name), 0o640); err != nil {
+// replace lets the complete file from become the file to.
+func (s *Spool) replace(from, to string, mode fs.FileMode) error {
+	if err := os.Chmod(s.path(from), mode); err != nil {
 		return err
 	}
-	if err := os.Rename(s.path(name), s.path("index.db")); err != nil {
+	if err := os.Rename(s.path(from), s.path(to)); err != nil {
 		return err
 	}
 	dir, err := os.Open(s.dir)
@@ -290,7 +291,7 @@ func (s *Spool) compact() {
 		return errors.Join(bbolt.Compact(to, x.DB(), compactBatch), to.Sync(), to.Close())
 	})
 	if err == nil {
-		err = s.replaceIndex(smaller)
+		err = s.replace(smaller, "index.db", 0o640)
 	}
 	if err != nil {
 		s.opts.Logf("index: not compacted: %v", errors.Join(err, os.Remove(s.path(smaller))))

@@ -27,7 +27,7 @@ func (s *Spool) route(x *tx, sender mail.Path, p *recipient) error {
 // failOver routes again what waits for next hops that have just failed, where that may make a difference.
 func (s *Spool) failOver(hops []HopState) error {
 	for _, st := range hops {
-		if s.opts.FailOver == 0 || st.Until.IsZero() {
+		if s.opts.FailOver == 0 || st.Until.IsZero() || st.Full {
 			continue
 		}
 		failures := 0

@@ -45,7 +45,7 @@ func (s *Spool) Settle(settlements []Settlement, hops []HopState) error {
 		if err := x.forgetTombstones(s.sunk); err != nil {
 			return err
 		}
-		if err := x.putHops(hops, s.opts.Now()); err != nil {
+		if err := s.putHops(x, hops); err != nil {
 			return err
 		}
 		for _, st := range settlements {

@@ -7,7 +7,7 @@
 //	queue/ID         an accepted message; its content never changes
 //	queue/ID.journal recipients of that message that are final, while others are not
 //	index.db         bbolt: who is due when, attempts, last results. Disposable: it is rebuilt from the files
-//	state.db         bbolt: what no file can rebuild. Nothing needs it yet, so it is not created
+//	state.db         bbolt: what no file can rebuild, such as how much of a rate was used. Made when it is needed
 //	bad/             what could not be read, set aside and logged
 //	lock             held (flock) by the running pass
 //	gate             held (flock) for a turn at the index: milliseconds, never across the network
@@ -124,6 +124,8 @@ type Spool struct {
 	sunk []mail.ID
 	// pages of the index, and the free ones among them, at the last turn that wrote.
 	pages, free int64
+	// rates is what was spent of rates that were asked for.
+	rates map[string]window
 	// failed is why no more turns may be taken.
 	failed error
 }
@@ -138,7 +140,7 @@ func Acquire(dir string, o Options) (*Spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Spool{dir: dir, opts: o, lock: lock, ignored: map[mail.ID]bool{}, noted: map[mail.ID]bool{}, claimed: map[claimKey]bool{}}
+	s := &Spool{dir: dir, opts: o, lock: lock, ignored: map[mail.ID]bool{}, noted: map[mail.ID]bool{}, claimed: map[claimKey]bool{}, rates: map[string]window{}}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.release())
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/postrider/postrider/deliver"
 	"github.com/postrider/postrider/internal/config"
 	"github.com/postrider/postrider/internal/listen"
+	"github.com/postrider/postrider/spool"
 )
 
 // check writes to w what is configured, in words. Its error, a *config.Error, counts what would keep mail from going
@@ -185,7 +186,7 @@ func (r *report) routes() {
 	r.printf("\nMail goes where the first line that fits says:\n")
 	for i, route := range r.cfg.Routes {
 		t := r.cfg.Transports[route.Transport]
-		r.printf("  %s: %s (%s)\n", matchWords(route, i > 0), transportWords(t), t.Name)
+		r.printf("  %s: %s (%s)\n", matchWords(route, i > 0), transportWords(t)+rateWords(t.Rate), t.Name)
 	}
 }
 
@@ -221,6 +222,13 @@ func patternWords(patterns []string) string {
 		words = append(words[:most], strconv.Itoa(n)+" more")
 	}
 	return strings.Join(words, ", ")
+}
+
+func rateWords(r config.Rate) string {
+	if r.Count == 0 {
+		return ""
+	}
+	return ", at most " + deliver.RateWords(spool.Rate(r))
 }
 
 func transportWords(t config.Transport) string {
@@ -342,11 +350,20 @@ func (r *report) retries() {
 		r.printf("\nMail is tried once; if it is deferred, it is given up.\n")
 		return
 	}
-	r.printf("\nDeferred mail is tried again %s, until it is %s old", waitWords(retry), age(retry.Expire))
-	if retry.Attempts > 0 {
-		r.printf(" or %d attempts have been made", retry.Attempts)
+	r.printf("\nDeferred mail is tried again %s.\n", retryWords(retry))
+	for _, name := range slices.Sorted(maps.Keys(r.cfg.Transports)) {
+		if own := r.cfg.Transports[name].Retry; own != (config.Retry{}) {
+			r.printf("That of %s: %s.\n", name, retryWords(deliver.Retry(own)))
+		}
 	}
-	r.printf(".\n")
+}
+
+func retryWords(retry deliver.Retry) string {
+	words := fmt.Sprintf("%s, until it is %s old", waitWords(retry), age(retry.Expire))
+	if retry.Attempts > 0 {
+		words += fmt.Sprintf(" or %d attempts have been made", retry.Attempts)
+	}
+	return words
 }
 
 // waitWords lists the waits between attempts, until they no longer grow or there are no more: "after 5m, then every 10m".

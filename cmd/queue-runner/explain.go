@@ -109,7 +109,7 @@ func (x *explanation) recipient(rcpt mail.Path, expanded bool, indent string) {
 	}
 	t := x.cfg.Transports[hop.Transport]
 	x.nowhere = x.nowhere || t.Scheme == "fail"
-	fmt.Fprintf(&x.to, "%s: %s (%s)\n", as, transportWords(t), hop.Transport)
+	fmt.Fprintf(&x.to, "%s: %s (%s)\n", as, transportWords(t)+rateWords(t.Rate), hop.Transport)
 	if t.Scheme == "mx" {
 		x.hosts(t, hop.Domain, indent+"  ")
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -55,13 +56,12 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any), trace 
 			},
 			Routes:   fingerprint(cfg),
 			FailOver: failOver(cfg.Routes),
-			Schedule: fmt.Sprint(cfg.Retry),
+			Schedule: schedule(cfg),
 			Reschedule: func(w spool.Waiting, now time.Time) time.Time {
-				return deliver.Retry(cfg.Retry).Reschedule(w, now)
+				return retryAt(cfg, w.Hop).Reschedule(w, now)
 			},
-			Now: time.Now,
-			// Next hops have waits of their own, of less than an hour.
-			MaxWait: max(cfg.Retry.MaxWait, time.Hour),
+			Now:     time.Now,
+			MaxWait: longestWait(cfg),
 			Logf:    logf,
 		},
 		pass: deliver.Options{
@@ -94,8 +94,42 @@ func resolver(cfg *config.Config, names *lookup, transports map[string]deliver.T
 		if !ok {
 			return deliver.Route{}, fmt.Errorf("transport %q is not configured any more", hop.Transport)
 		}
-		return deliver.Route{Transport: t, Domain: hop.Domain, Concurrency: cfg.Transports[hop.Transport].Concurrency}, nil
+		c, retry := cfg.Transports[hop.Transport], retryAt(cfg, name)
+		return deliver.Route{
+			Transport: t, Domain: hop.Domain, Concurrency: c.Concurrency, Retry: &retry, Rate: spool.Rate(c.Rate), RateName: hop.Transport,
+		}, nil
 	}
+}
+
+// retryAt returns the schedule of a next hop.
+func retryAt(cfg *config.Config, name string) deliver.Retry {
+	if hop, err := route.ParseHop(name); err == nil {
+		if own := cfg.Transports[hop.Transport].Retry; own != (config.Retry{}) {
+			return deliver.Retry(own)
+		}
+	}
+	return deliver.Retry(cfg.Retry)
+}
+
+// schedule changes with whatever decides when mail is tried again.
+func schedule(cfg *config.Config) string {
+	all := fmt.Sprint(cfg.Retry)
+	for _, name := range slices.Sorted(maps.Keys(cfg.Transports)) {
+		all += fmt.Sprint(" ", name, cfg.Transports[name].Retry)
+	}
+	return all
+}
+
+// longestWait returns how long anything waits at most. Next hops have waits of their own, of less than an hour.
+func longestWait(cfg *config.Config) time.Duration {
+	longest := max(cfg.Retry.MaxWait, time.Hour)
+	for _, t := range cfg.Transports {
+		longest = max(longest, t.Retry.MaxWait)
+		if t.Rate.Count > 0 {
+			longest = max(longest, 2*t.Rate.Per)
+		}
+	}
+	return longest
 }
 
 // failOver returns the least number of attempts after which mail may go another way; 0 if it never does.

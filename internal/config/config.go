@@ -90,6 +90,12 @@ type Retry struct {
 	Expire   time.Duration // give up when the message is so old
 }
 
+// A Rate limits the recipients that are handed over: no more than Count in any span of Per.
+type Rate struct {
+	Count int
+	Per   time.Duration // a second, a minute, an hour or a day
+}
+
 // A Transport is a way to hand mail over.
 type Transport struct {
 	Name         string
@@ -101,6 +107,8 @@ type Transport struct {
 	Path         string        // for lmtp+unix, maildir, mbox and pipe
 	TLS          string        // for the SMTP schemes: TLSNone, TLSMay or TLSVerify
 	Concurrency  int           // sessions at once
+	Rate         Rate          // zero for none
+	Retry        Retry         // zero for Config.Retry
 	CAFile       string        // trusted certificates besides the system's; "" for none
 	Socks        Socks         // for the SMTP schemes: the way to Host
 	Text         string        // for fail: what the bounce says

@@ -77,6 +77,8 @@ url         = "smtp://[FD00::25]:2525"
 concurrency = 4
 tls         = "verify"
 ca_file     = "/etc/ssl/lan.pem"
+rate        = "2/s"
+retry       = { first = "1m", expire = "1d" }
 
 [transport.far]
 url                 = "submission://mail.example.com"
@@ -131,7 +133,8 @@ transport    = "nowhere"
 			},
 			"lan": {
 				Name: "lan", Scheme: "smtp", Host: "fd00::25", Port: 2525, TLS: TLSVerify, Concurrency: 4,
-				CAFile: "/etc/ssl/lan.pem",
+				CAFile: "/etc/ssl/lan.pem", Rate: Rate{2, time.Second},
+				Retry: Retry{First: time.Minute, Factor: 1.5, MaxWait: 4 * time.Hour, Attempts: 20, Expire: 24 * time.Hour},
 			},
 			"far": {
 				Name: "far", Scheme: "submission", Host: "mail.example.com", Port: 587, TLS: TLSVerify, Concurrency: 3,
@@ -244,7 +247,7 @@ func TestMistakes(t *testing.T) {
 			`password_file, max_message_size, delivery, log, force_from, rewrite, listen, retry, transport, route`},
 		{"unknown key in a table", "[retry]\n  wait = \"1m\"", `2:3: unknown key "retry.wait"; expected one of first, factor, max_wait, attempts, expire`},
 		{"a key without meaning", "[transport.a]\nurl = \"discard:\"\nport = 25", `3:1: transport.a.port has no meaning for discard`},
-		{"unknown key in any transport", "[transport.a]\nurl = \"mx:\"\nports = 25", `3:1: unknown key "transport.a.ports"; expected one of url, concurrency, tls, password_file, ca_file, socks, socks_password_file, port, text, args, timeout`},
+		{"unknown key in any transport", "[transport.a]\nurl = \"mx:\"\nports = 25", `3:1: unknown key "transport.a.ports"; expected one of url, concurrency, rate, retry, tls, password_file, ca_file, socks, socks_password_file, port, text, args, timeout`},
 		{"port beside the URL's", "[transport.a]\nurl = \"smtp://a\"\nport = 2525", `3:1: transport.a.port has no meaning for smtp`},
 		{"port out of range", "[transport.a]\nurl = \"mx:\"\nport = 65536", `3:8: transport.a.port: found the number 65536, expected a port from 1 to 65535`},
 		{"a login at everybody", "password_file = \"/p\"\nrelay = \"mx:\"", `1:17: password_file has no meaning for mx`},
@@ -288,6 +291,12 @@ func TestMistakes(t *testing.T) {
 		{"factor nan", "[retry]\nfactor = nan", `2:10: retry.factor: found the number nan, expected a number from 1 to 100`},
 		{"negative attempts", "[retry]\nattempts = -1", `2:12: retry.attempts: found the number -1, expected a whole number from 0 to 1000`},
 		{"longest wait below the first", "[retry]\nfirst = \"1h\"\nmax_wait = \"30m\"", `3:12: retry: max_wait, 30m0s, is shorter than first, 1h0m0s`},
+		{"rate without unit", "[transport.a]\nurl = \"discard:\"\nrate = 100", `3:8: transport.a.rate: found the number 100, expected recipients in a span such as "2/s", "30/m", "100/h" or "500/d"`},
+		{"rate of nobody", "[transport.a]\nurl = \"discard:\"\nrate = \"0/h\"", `3:8: transport.a.rate: found "0/h", expected recipients in a span such as "2/s", "30/m", "100/h" or "500/d"`},
+		{"rate in words", "[transport.a]\nurl = \"discard:\"\nrate = \"100/hour\"", `3:8: transport.a.rate: found "100/hour", expected recipients in a span such as "2/s", "30/m", "100/h" or "500/d"`},
+		{"unknown key in a transport's retries", "[transport.a]\nurl = \"discard:\"\nretry.wait = \"1m\"", `3:7: unknown key "transport.a.retry.wait"; expected one of first, factor, max_wait, attempts, expire`},
+		{"a transport's longest wait below the first of all", "[transport.a]\nurl = \"discard:\"\nretry.max_wait = \"1m\"\n[retry]\nfirst = \"1h\"", `3:18: transport.a.retry: max_wait, 1m0s, is shorter than first, 1h0m0s`},
+		{"a transport's retries are no table", "[transport.a]\nurl = \"discard:\"\nretry = \"1h\"", `3:9: transport.a.retry: found "1h", expected a table [transport.a.retry]`},
 		{"retry is no table", "retry = \"1h\"", `1:9: retry: found "1h", expected a table [retry]`},
 
 		{"force_from without domain", "force_from = \"ann\"", `1:14: force_from: found "ann", expected an address such as "ann@example.com"`},

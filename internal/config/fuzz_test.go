@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -133,6 +134,12 @@ func encode(c *Config) string {
 		fmt.Fprintf(&b, "[transport.%q]\n", name)
 		line("url", basic(url(t)))
 		line("concurrency", fmt.Sprint(t.Concurrency))
+		if t.Rate.Count > 0 {
+			line("rate", basic(fmt.Sprintf("%d/%s", t.Rate.Count, map[time.Duration]string{time.Second: "s", time.Minute: "m", time.Hour: "h", 24 * time.Hour: "d"}[t.Rate.Per])))
+		}
+		if r := t.Retry; r != (Retry{}) {
+			line("retry", fmt.Sprintf("{first = %q, factor = %.17g, max_wait = %q, attempts = %d, expire = %q}", r.First, r.Factor, r.MaxWait, r.Attempts, r.Expire))
+		}
 		line("tls", basic(t.TLS))
 		line("password_file", basic(t.PasswordFile))
 		line("ca_file", basic(t.CAFile))

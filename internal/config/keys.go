@@ -69,6 +69,8 @@ var retryKeys = []key[Retry]{
 var transportKeys = []key[Transport]{
 	{"url", func(*Transport, *node) error { return nil }}, // read before the others: they depend on it
 	{"concurrency", func(t *Transport, v *node) error { return v.count(&t.Concurrency, 1) }},
+	{"rate", func(t *Transport, v *node) error { return v.rate(&t.Rate) }},
+	{"retry", func(*Transport, *node) error { return nil }}, // read after [retry], which gives it its defaults
 	{"tls", func(t *Transport, v *node) error { return v.word(&t.TLS, t.scheme().tls...) }},
 	{"password_file", func(t *Transport, v *node) error { return v.secretPath(&t.PasswordFile) }},
 	{"ca_file", func(t *Transport, v *node) error { return v.path(&t.CAFile) }},
@@ -96,6 +98,9 @@ func parse(file string, data []byte, m machine) (*Config, error) {
 	s := settings{Config: defaults(), doc: doc}
 	s.File = file
 	if err := read(doc, doc.root, "", &s, settingsKeys()); err != nil {
+		return nil, err
+	}
+	if err := s.readOwnRetries(); err != nil {
 		return nil, err
 	}
 	if err := s.readRelay(); err != nil {
@@ -152,15 +157,42 @@ func (d *document) mistake(key string, v *node, err error) error {
 }
 
 func (s *settings) readRetry(v *node) error {
-	if err := v.isTable("[retry]"); err != nil {
+	return s.readSchedule("retry", &s.Retry, v)
+}
+
+// readSchedule reads a table of retries, whose name stands in front of its keys in errors.
+func (s *settings) readSchedule(name string, r *Retry, v *node) error {
+	if err := v.isTable("[" + name + "]"); err != nil {
 		return err
 	}
-	if err := read(s.doc, v, "retry.", &s.Retry, retryKeys); err != nil {
+	if err := read(s.doc, v, name+".", r, retryKeys); err != nil {
 		return err
 	}
-	if s.Retry.MaxWait < s.Retry.First {
+	if r.MaxWait < r.First {
 		at := v.at("max_wait", "first")
-		return s.doc.errorAt(at, "retry: max_wait, %v, is shorter than first, %v", s.Retry.MaxWait, s.Retry.First)
+		return s.doc.errorAt(at, "%s: max_wait, %v, is shorter than first, %v", name, r.MaxWait, r.First)
+	}
+	return nil
+}
+
+// readOwnRetries reads the schedules of transports that have their own.
+func (s *settings) readOwnRetries() error {
+	all := s.doc.root.values["transport"]
+	if all == nil {
+		return nil
+	}
+	for _, name := range all.keys {
+		v := all.values[name].values["retry"]
+		if v == nil {
+			continue
+		}
+		key := "transport." + name + ".retry"
+		t := s.Transports[name]
+		t.Retry = s.Retry
+		if err := s.readSchedule(key, &t.Retry, v); err != nil {
+			return s.doc.mistake(key, v, err)
+		}
+		s.Transports[name] = t
 	}
 	return nil
 }

@@ -259,6 +259,19 @@ func (n *node) count(to *int, least int) error {
 	return nil
 }
 
+// rate takes "100/h".
+func (n *node) rate(to *Rate) error {
+	const most = 1_000_000
+	count, unit, _ := strings.Cut(n.text, "/")
+	per := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour}[unit]
+	i, err := strconv.Atoi(count)
+	if n.kind != unstable.String || err != nil || !isDigits(count) || i < 1 || i > most || per == 0 {
+		return n.want(`recipients in a span such as "2/s", "30/m", "100/h" or "500/d"`)
+	}
+	*to = Rate{i, per}
+	return nil
+}
+
 func (n *node) factor(to *float64) error {
 	f, err := strconv.ParseFloat(strings.ReplaceAll(n.text, "_", ""), 64)
 	number := n.kind == unstable.Integer || n.kind == unstable.Float

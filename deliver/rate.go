@@ -1,0 +1,57 @@
+package deliver
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool"
+)
+
+// waitForRate has a next hop left alone until its rate allows more. Nothing was tried, so nothing counts as tried.
+func (p *pass) waitForRate(hop string, r Route, again time.Time) error {
+	why := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 5}, "no more than %s: that is its rate", RateWords(r.Rate))
+	p.line.stale = true
+	return p.spool.Settle(nil, []spool.HopState{{Hop: hop, Until: again, Last: why, Full: true}})
+}
+
+// spend counts recipients that are about to be handed over, or gives back those that were not.
+func (p *pass) spend(r Route, n int) error {
+	if r.Rate.Count == 0 || n == 0 {
+		return nil
+	}
+	return p.spool.Spend(r.RateName, r.Rate, n, p.Now())
+}
+
+// giveBackRate gives back what a group of events says was not handed over.
+func (p *pass) giveBackRate(group []event) error {
+	back := map[string]int{}
+	routes := map[string]Route{}
+	for _, e := range group {
+		w := p.hops[e.hop]
+		if w == nil || e.settlement == nil || w.route.Rate.Count == 0 {
+			continue
+		}
+		routes[w.route.RateName] = w.route
+		for _, d := range e.settlement.Dispositions {
+			if d.Untried {
+				back[w.route.RateName]++
+			}
+		}
+	}
+	for name, n := range back {
+		if err := p.spend(routes[name], -n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RateWords says a rate: "100 recipients an hour".
+func RateWords(r spool.Rate) string {
+	per := map[time.Duration]string{time.Second: "a second", time.Minute: "a minute", time.Hour: "an hour", 24 * time.Hour: "a day"}[r.Per]
+	if r.Count == 1 {
+		return "1 recipient " + per
+	}
+	return fmt.Sprintf("%d recipients %s", r.Count, per)
+}

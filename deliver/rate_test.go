@@ -1,0 +1,178 @@
+package deliver_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postrider/postrider/deliver"
+	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool"
+)
+
+// What is above the rate waits, without an attempt, and says why; another pass goes on where this one was.
+func TestRateLimit(t *testing.T) {
+	w := newWorld(t)
+	a, b := &server{}, &server{}
+	w.servers["a.example"], w.servers["b.example"] = a, b
+	w.rate = spool.Rate{Count: 5, Per: time.Hour}
+	w.submit("ann@example.org", "u1@a.example", "u2@a.example", "u3@a.example")
+	w.submit("ann@example.org", "u4@a.example", "u5@a.example", "u6@a.example", "u7@a.example")
+	w.submit("ann@example.org", "u8@b.example")
+	w.pass()
+	w.want("handed over", a.taken()+b.taken(), 5)
+	for _, s := range w.waiting() {
+		if !strings.HasSuffix(s, " 0 no more than 5 recipients an hour: that is its rate") {
+			t.Errorf("waiting: %q", s)
+		}
+	}
+	w.want("waiting", len(w.waiting()), 3)
+	w.later(59 * time.Minute)
+	w.pass()
+	w.want("within the hour", a.taken()+b.taken(), 5)
+	w.later(3 * time.Minute)
+	w.pass()
+	w.want("after it", w.waiting(), []string(nil))
+	w.want("deferred", w.logged("status=deferred"), 0)
+	w.want("next hop in trouble", w.logged("next hop"), 0)
+}
+
+// What was claimed and could not be handed over does not count.
+func TestRateCountsWhatIsHandedOver(t *testing.T) {
+	w := newWorld(t)
+	w.concurrency = 1
+	w.rate = spool.Rate{Count: 10, Per: time.Hour}
+	down := true
+	s := &server{refuse: func() error {
+		if down {
+			return &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 1}, "no network")}
+		}
+		return nil
+	}}
+	w.servers["a.example"] = s
+	for range 10 {
+		w.submit("ann@example.org", "bob@a.example")
+	}
+	for range 5 {
+		w.pass()
+		w.later(2 * time.Minute)
+	}
+	down = false
+	w.later(10 * time.Minute)
+	w.pass()
+	w.want("handed over", s.taken(), 10)
+}
+
+// A transport may have a schedule of its own.
+func TestScheduleOfATransport(t *testing.T) {
+	w := newWorld(t)
+	w.servers["example.org"] = &server{}
+	w.servers["a.example"] = &server{answer: later}
+	w.retry = &deliver.Retry{First: time.Minute, Factor: 1, MaxWait: time.Minute, Attempts: 3, Expire: time.Hour}
+	w.submit("ann@example.org", "bob@a.example")
+	for range 3 {
+		w.pass()
+		w.later(time.Minute)
+	}
+	w.want("bounced", w.logged("status=bounced"), 1)
+}
+
+// Who waits for hours under one configuration is given up by the next pass of another one that has less patience.
+func TestShorterExpiryHoldsForQueuedMail(t *testing.T) {
+	w := newWorld(t)
+	w.servers["example.org"] = &server{}
+	w.servers["a.example"] = &server{answer: later}
+	w.servers["b.example"] = &server{refuse: refused}
+	w.opts.Retry.Expire = 5 * 24 * time.Hour
+	w.submit("ann@example.org", "bob@a.example")
+	w.submit("ann@example.org", "cyd@b.example")
+	w.submit("ann@example.org", "dan@b.example")
+	for range 60 {
+		w.pass()
+		w.later(time.Hour)
+	}
+	w.pass()
+	w.want("waiting", len(w.waiting()), 3)
+	w.opts.Retry.Expire = 24 * time.Hour
+	w.spoolOpts = func(o *spool.Options) { o.Schedule, o.Reschedule = "a day", w.opts.Retry.Reschedule }
+	w.pass()
+	w.want("waiting for less", w.waiting(), []string(nil))
+	w.want("bounced", w.logged("status=bounced"), 3)
+}
+
+// A host without a network for a week has tried nothing, and nobody is to blame when it is back.
+func TestNoNetworkIsNoAttempt(t *testing.T) {
+	w := newWorld(t)
+	w.opts.Retry.Attempts = 3
+	down := true
+	s := &server{refuse: func() error {
+		if down {
+			return &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 1}, "network is unreachable")}
+		}
+		return refused()
+	}}
+	w.servers["a.example"], w.servers["example.org"] = s, &server{}
+	w.submit("ann@example.org", "bob@a.example")
+	w.submit("ann@example.org", "cyd@a.example")
+	for range 7 * 24 {
+		w.pass()
+		w.later(time.Hour)
+	}
+	w.want("waiting, untried", w.waiting(), []string{"bob@a.example 0 network is unreachable", "cyd@a.example 0 network is unreachable"})
+	down = false
+	w.pass()
+	w.later(time.Hour)
+	w.pass()
+	w.want("bounced", w.logged("status=bounced"), 0)
+}
+
+// With a second server that takes over after two attempts, a dead first one costs its mail two tries in all.
+func TestFailOverFromADeadNextHop(t *testing.T) {
+	w := newWorld(t)
+	first, second := &server{refuse: refused}, &server{}
+	w.servers["first"], w.servers["second"] = first, second
+	w.spoolOpts = func(o *spool.Options) {
+		o.FailOver = 2
+		o.Route = func(_, _ mail.Path, attempts int, _ bool) string {
+			if attempts >= 2 {
+				return "second"
+			}
+			return "first"
+		}
+	}
+	for range 50 {
+		w.submit("ann@example.org", "bob@a.example")
+	}
+	w.pass()
+	w.want("after one failure", len(w.waiting()), 50)
+	w.later(time.Minute)
+	w.pass()
+	w.want("after two", w.waiting(), []string(nil))
+	w.want("taken by the second", second.taken(), 50)
+	w.want("tries of the first", first.opened, 2)
+}
+
+func TestWaitsAreSpread(t *testing.T) {
+	r := deliver.Retry{First: 10 * time.Minute, Factor: 2, MaxWait: time.Hour, Expire: 24 * time.Hour}
+	now := time.Unix(1e9, 0)
+	seen := map[time.Time]bool{}
+	for i := range 100 {
+		id := mail.MakeID(now.Add(time.Duration(i)*time.Microsecond), 0)
+		at := r.Next(id, now, 1)
+		if wait := at.Sub(now); wait < 9*time.Minute || wait > 10*time.Minute {
+			t.Errorf("%s: wait of %v, want 9 to 10 minutes", id, wait)
+		}
+		if !at.Equal(r.Next(id, now, 1)) {
+			t.Errorf("%s: two answers", id)
+		}
+		seen[at] = true
+	}
+	if len(seen) < 90 {
+		t.Errorf("100 messages come back at %d times", len(seen))
+	}
+	// The last attempt is made when the message expires.
+	id := mail.MakeID(now, 0)
+	if at := r.Next(id, now.Add(23*time.Hour+50*time.Minute), 30); at.Sub(now).Round(time.Minute) != 24*time.Hour {
+		t.Errorf("last attempt after %v", at.Sub(now))
+	}
+}
