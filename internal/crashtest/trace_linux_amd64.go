@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -227,13 +228,21 @@ func (t *tracer) syscallStop(tid int, th *tracee) error {
 		return th.skip(tid, 0)
 	case info.op == unix.PTRACE_SYSCALL_INFO_ENTRY && watched(&info):
 		call := describe(tid, &info)
-		if call.Path == "anon_inode:[eventfd]" {
-			return nil // how the Go runtime wakes its threads; no program has a say in that
+		if ofRuntime(call.Path) {
+			return nil
 		}
 		t.report.Calls = append(t.report.Calls, call)
 		return t.strike(tid, th, &info)
 	}
 	return nil
+}
+
+// ofRuntime reports whether calls about the path are the Go runtime's own: how it wakes its threads, and how it learns, now
+// and again, how many processors it may use. No program has a say in that, and a call that comes when it likes would change
+// the numbers of those that come after it.
+func ofRuntime(path string) bool {
+	return path == "anon_inode:[eventfd]" || strings.HasPrefix(path, "/sys/") ||
+		strings.HasPrefix(path, "/proc/") && (strings.HasSuffix(path, "/cgroup") || strings.HasSuffix(path, "/mountinfo"))
 }
 
 // strike lets the fault happen if the last call is the chosen one.
