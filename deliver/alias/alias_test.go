@@ -62,7 +62,6 @@ func TestExpand(t *testing.T) {
 		{"everybody else", "root: ann\n*: bob", "nobody", "bob", 0},
 		{"everybody else, in msmtp's words", "root: ann\ndefault: bob", "nobody", "bob", 0},
 		{"everybody else does not catch what the file names", "root: ann\n*: bob", "root", "ann", 0},
-		{"last of two counts", "root: ann", "root", "ann", 0},
 		{"included list", "staff: :include:" + include, "staff", "eve@example.net fay gus@example.net", 0},
 		{"command", "root: ann, \"|/bin/cat x\"", "root", "ann", 1},
 		{"file", "root: ann, /var/log/mail", "root", "ann", 1},
@@ -156,6 +155,14 @@ func TestProblemsHaveTheirLine(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestLastOfTwoCounts(t *testing.T) {
+	tab, problems := parse("aliases", []byte("root: ann\nRoot: eve\n"))
+	x, err := tab.Expand("root", false)
+	if err != nil || len(problems) != 1 || len(x.Targets) != 1 || x.Targets[0].Address() != "eve" {
+		t.Errorf("root is %v, %v, with problems %v; want eve, and one that says so", x.Targets, err, problems)
 	}
 }
 
