@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -275,12 +276,14 @@ func hostWords(t config.Transport) string {
 		}
 		return words
 	}
-	host := t.Host
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
+	words := t.Scheme + " to " + serverWords(config.Server{Host: t.Host, Port: t.Port})
+	for _, other := range t.Others {
+		words += ", else " + serverWords(other)
 	}
-	return fmt.Sprintf("%s to %s:%d", t.Scheme, host, t.Port)
+	return words
 }
+
+func serverWords(s config.Server) string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
 
 const smtpPort = 25
 

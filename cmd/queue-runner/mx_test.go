@@ -167,3 +167,44 @@ bob@null.example: smtp to the hosts that DNS names for the domain (MX) at port 2
 		t.Errorf("exit %d\n%s\nwant\n%s", cmd.ProcessState.ExitCode(), out, want)
 	}
 }
+
+func TestRelaysStandInForEachOther(t *testing.T) {
+	servers, port := samePort(t, smtptest.Options{}, smtptest.Options{Replies: map[string]string{"MAIL": "451 4.3.0 later"}})
+	good, later := servers[0], servers[1]
+	relay := func(hosts ...string) string {
+		for i, h := range hosts {
+			hosts[i] = fmt.Sprintf("%q", fmt.Sprintf("smtp://%s:%d", h, port))
+		}
+		return "resolvers = [\"127.0.0.1:9\"]\nrelay = [" + strings.Join(hosts, ", ") + "]\n"
+	}
+	for _, tt := range []struct {
+		name, settings string
+		relay          string // who gets it; "" for nobody
+		later          int    // connections to the one who puts us off
+	}{
+		{"the first serves", relay("127.0.0.2", "127.0.0.3"), "relay=127.0.0.2[127.0.0.2]:", 0},
+		{"the first is dead", relay("127.0.0.9", "127.0.0.2"), "relay=127.0.0.2[127.0.0.2]:", 0},
+		{"the first cannot be found", relay("nowhere.invalid", "127.0.0.2"), "relay=127.0.0.2[127.0.0.2]:", 0},
+		{"the first puts us off", relay("127.0.0.3", "127.0.0.2"), "relay=127.0.0.2[127.0.0.2]:", 1},
+		{"all are dead", relay("127.0.0.8", "127.0.0.9"), "", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			before, had := later.Connections(), len(good.Messages())
+			w := newWorld(t, tt.settings)
+			w.submit("bob@example.net")
+			w.submit("cyd@example.net")
+			w.pass()
+			w.wantLog(tt.relay)
+			arrived, waiting := 2, 0
+			if tt.relay == "" {
+				arrived, waiting = 0, 2
+			}
+			if n := len(good.Messages()) - had; n != arrived || len(w.waiting()) != waiting {
+				t.Errorf("%d messages arrived, %q wait\n%s", n, w.waiting(), w.log)
+			}
+			if n := later.Connections() - before; n != tt.later {
+				t.Errorf("%d connections to the one who puts us off", n)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -72,22 +73,49 @@ var tlsModes = map[string]smtp.TLSMode{
 	config.TLSNone: smtp.TLSNone, config.TLSMay: smtp.TLSMay, config.TLSVerify: smtp.TLSVerify,
 }
 
-// relay is a server of our choice that mail is handed to by SMTP.
+// relay is a server of our choice that mail is handed to, or several that stand in for each other.
 func (o outfit) relay(t config.Transport) deliver.Transport {
 	open := o.smtp(t)
 	if t.Scheme == "lmtp+unix" {
 		return transportFunc(func(ctx context.Context) (deliver.Session, error) { return open(ctx, mx.Host{Name: t.Path}) })
 	}
+	if len(t.Others) > 0 {
+		return &failover.Transport{Find: func(ctx context.Context, _ string) ([]mx.Host, error) { return o.relays(ctx, t) }, Dial: open}
+	}
 	return transportFunc(func(ctx context.Context) (deliver.Session, error) {
-		host := mx.Host{Name: t.Host, Port: t.Port}
-		if t.Socks.Host == "" { // otherwise the proxy looks it up
-			var err error
-			if host, err = finder(o.cfg, o.dns, t).Relay(ctx, t.Host, t.Port); err != nil {
-				return nil, err
-			}
+		host, err := o.lookUp(ctx, t, config.Server{Host: t.Host, Port: t.Port})
+		if err != nil {
+			return nil, err
 		}
 		return open(ctx, host)
 	})
+}
+
+// lookUp finds a server, unless that is for the proxy to do.
+func (o outfit) lookUp(ctx context.Context, t config.Transport, s config.Server) (mx.Host, error) {
+	if t.Socks.Host != "" {
+		return mx.Host{Name: s.Host, Port: s.Port}, nil
+	}
+	return finder(o.cfg, o.dns, t).Relay(ctx, s.Host, s.Port)
+}
+
+// relays finds servers that stand in for each other. It is enough if one can be found.
+func (o outfit) relays(ctx context.Context, t config.Transport) (hosts []mx.Host, err error) {
+	for _, s := range append([]config.Server{{Host: t.Host, Port: t.Port}}, t.Others...) {
+		host, failed := o.lookUp(ctx, t, s)
+		if failed != nil {
+			err = cmp.Or(err, failed)
+			continue
+		}
+		if len(host.Addrs) == 0 {
+			host.Addrs = []netip.Addr{{}} // the proxy knows
+		}
+		hosts = append(hosts, host)
+	}
+	if len(hosts) > 0 {
+		err = nil
+	}
+	return hosts, err
 }
 
 // mx is the hosts that take mail for each domain.
@@ -119,7 +147,10 @@ func (o outfit) smtp(t config.Transport) func(ctx context.Context, h mx.Host) (d
 	roots := &authorities{file: t.CAFile}
 	return func(ctx context.Context, h mx.Host) (deliver.Session, error) {
 		with := s
-		with.Host, with.Port, with.Addrs = h.Name, h.Port, h.Addrs
+		with.Host, with.Port = h.Name, h.Port
+		if len(h.Addrs) > 0 && h.Addrs[0].IsValid() {
+			with.Addrs = h.Addrs
+		}
 		var err error
 		if with.RootCAs, err = roots.pool(); err != nil {
 			return nil, err

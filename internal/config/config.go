@@ -102,6 +102,7 @@ type Transport struct {
 	Scheme       string        // smtp, submission, submissions, mx, lmtp, lmtp+unix, maildir, mbox, pipe, discard, fail
 	Host         string        // for the SMTP schemes but mx: name or address, IPv6 without brackets
 	Port         int           // for the SMTP schemes, with the scheme's default filled in
+	Others       []Server      // likewise: they stand in for Host and Port, in this order
 	User         string        // login; "" for none
 	PasswordFile string        // of the login
 	Path         string        // for lmtp+unix, maildir, mbox and pipe
@@ -114,6 +115,12 @@ type Transport struct {
 	Text         string        // for fail: what the bounce says
 	Args         []string      // for pipe: what follows the program's name
 	Timeout      time.Duration // for pipe
+}
+
+// A Server is where mail is handed to.
+type Server struct {
+	Host string
+	Port int
 }
 
 // A Socks is a SOCKS5 proxy that connects for us.

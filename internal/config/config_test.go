@@ -89,6 +89,10 @@ socks_password_file = "/etc/postrider/proxy.password"
 url   = "smtp://mail.example.com"
 socks = "socks5://[::1]"
 
+[transport.pair]
+url           = ["submission://ann@mail.example.com", "submission://ann@[fd00::26]:5870", "submission://ann@third.example.com"]
+password_file = "/etc/postrider/pair.password"
+
 [transport.mx]
 url  = "mx:"
 port = 2525
@@ -143,6 +147,11 @@ transport    = "nowhere"
 			"near": {
 				Name: "near", Scheme: "smtp", Host: "mail.example.com", Port: 25, TLS: TLSMay, Concurrency: 10,
 				Socks: Socks{Host: "::1", Port: 1080},
+			},
+			"pair": {
+				Name: "pair", Scheme: "submission", Host: "mail.example.com", Port: 587, TLS: TLSVerify, Concurrency: 3,
+				User: "ann", PasswordFile: "/etc/postrider/pair.password",
+				Others: []Server{{"fd00::26", 5870}, {"third.example.com", 587}},
 			},
 			"mx":      {Name: "mx", Scheme: "mx", Port: 2525, TLS: TLSNone, Concurrency: 5},
 			"nowhere": {Name: "nowhere", Scheme: "fail", Concurrency: 1, Text: "this host sends no mail abroad"},
@@ -315,6 +324,12 @@ func TestMistakes(t *testing.T) {
 
 		{"relay without scheme", "relay = \"mail.example.com\"", `1:9: relay: expected a URL, as in smtp://mail.example.com or submission://USER@mail.example.com`},
 		{"relay as host:port", "relay = \"mail.example.com:25\"", `1:9: relay: expected a URL that starts with one of smtp, submission, submissions, mx, lmtp, lmtp+unix, maildir, mbox, pipe, discard, fail and a colon`},
+		{"relay is an empty list", "relay = []", `1:1: relay: found a list, expected a URL in quotes such as "smtp://mail.example.com"`},
+		{"relay is a list of numbers", "relay = [25]", `1:10: relay: found the number 25, expected a URL in quotes such as "smtp://mail.example.com"`},
+		{"servers of two schemes", "relay = [\"smtp://a\", \"submission://b\"]", `1:1: relay: servers that stand in for each other have the same scheme, which is one for servers, and the same user`},
+		{"servers for two users", "password_file = \"/p\"\nrelay = [\"submission://ann@a\", \"submission://bob@b\"]", `2:1: relay: servers that stand in for each other have the same scheme, which is one for servers, and the same user`},
+		{"two Maildirs", "relay = [\"maildir:/a\", \"maildir:/b\"]", `1:1: relay: servers that stand in for each other have the same scheme, which is one for servers, and the same user`},
+		{"password in the second URL", "relay = [\"submission://ann@a\", \"submission://ann:opensesame@b\"]", `1:1: relay: a password has no place in a URL; put it into a file and name that with password_file (a colon in the user's name is written %3A)`},
 		{"relay is no string", "relay = true", `1:9: relay: found true, expected a URL in quotes such as "smtp://mail.example.com"`},
 		{"unknown scheme", "relay = \"smtps://mail.example.com\"", `1:9: relay: unknown scheme "smtps"; expected one of smtp, submission, submissions, mx, lmtp, lmtp+unix, maildir, mbox, pipe, discard, fail`},
 		{"no slashes", "relay = \"smtp:mail\"", `1:9: relay: expected a host, as in smtp://mail.example.com`},

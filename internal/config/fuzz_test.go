@@ -75,6 +75,9 @@ func checkConfig(t *testing.T, c *Config) {
 		check(t.Scheme != "" && t.Concurrency >= 1, "%+v", t)
 		check(network == (t.Host != ""), "%+v", t)
 		check(tls == (t.Port >= 1 && t.Port <= 65535 && t.TLS != ""), "%+v", t)
+		for _, other := range t.Others {
+			check(network && other.Host != "" && other.Port >= 1 && other.Port <= 65535, "%+v", t)
+		}
 		check((t.User != "") == (t.PasswordFile != ""), "login of %+v", t)
 		check((t.Socks.User != "") == (t.Socks.PasswordFile != ""), "login at the proxy of %+v", t)
 		check((t.Socks.Host != "") == (t.Socks.Port >= 1 && t.Socks.Port <= 65535), "proxy of %+v", t)
@@ -132,7 +135,11 @@ func encode(c *Config) string {
 	}
 	for name, t := range c.Transports {
 		fmt.Fprintf(&b, "[transport.%q]\n", name)
-		line("url", basic(url(t)))
+		if len(t.Others) > 0 {
+			line("url", list(urls(t)))
+		} else {
+			line("url", basic(url(t)))
+		}
 		line("concurrency", fmt.Sprint(t.Concurrency))
 		if t.Rate.Count > 0 {
 			line("rate", basic(fmt.Sprintf("%d/%s", t.Rate.Count, map[time.Duration]string{time.Second: "s", time.Minute: "m", time.Hour: "h", 24 * time.Hour: "d"}[t.Rate.Per])))
@@ -165,6 +172,15 @@ func url(t Transport) string {
 		return t.Scheme + ":" + t.Path
 	}
 	return t.Scheme + "://" + authority(t.User, t.Host, t.Port)
+}
+
+// urls writes the URLs of servers that stand in for each other.
+func urls(t Transport) []string {
+	all := []string{url(t)}
+	for _, other := range t.Others {
+		all = append(all, t.Scheme+"://"+authority(t.User, other.Host, other.Port))
+	}
+	return all
 }
 
 func socksURL(p Socks) string {

@@ -95,12 +95,38 @@ func newTransport(name string, s scheme) Transport {
 
 func (t *Transport) scheme() scheme { return schemeNamed(t.Scheme) }
 
-// setURL makes t what the URL says, with the defaults of its scheme.
+// setURL makes t what the URL says, with the defaults of its scheme. A list of URLs names servers that stand in for the
+// first one.
 func (t *Transport) setURL(v *node) error {
-	if v.kind != unstable.String {
-		return v.want(`a URL in quotes such as "smtp://mail.example.com"`)
+	const want = `a URL in quotes such as "smtp://mail.example.com"`
+	if v.kind != unstable.Array {
+		return v.url(t, want)
 	}
-	new, err := parseURL(t.Name, v.text)
+	if len(v.items) == 0 {
+		return v.want(want)
+	}
+	if err := v.items[0].url(t, want); err != nil {
+		return err
+	}
+	for _, item := range v.items[1:] {
+		other := Transport{Name: t.Name}
+		if err := item.url(&other, want); err != nil {
+			return err
+		}
+		if t.scheme().form != overNetwork || other.Scheme != t.Scheme || other.User != t.User || other.TLS != t.TLS {
+			return errors.New("servers that stand in for each other have the same scheme, which is one for servers, and the same user")
+		}
+		t.Others = append(t.Others, Server{other.Host, other.Port})
+	}
+	return nil
+}
+
+// url takes one URL.
+func (n *node) url(t *Transport, want string) error {
+	if n.kind != unstable.String {
+		return n.want(want)
+	}
+	new, err := parseURL(t.Name, n.text)
 	if err == nil {
 		*t = new
 	}
