@@ -29,6 +29,8 @@ var parts = []struct {
 	{"submission", "Submission: one sendmail process for each message", submission},
 	{"socket", "Submission socket, and SMTP on standard input", intake},
 	{"pass", "A pass over 2,000 messages of 2 KB to one smarthost on loopback", pass},
+	{"drain", "Draining 10,000 messages of 2 KB to one smarthost", drain},
+	{"large", "A message of 100 MB, over TLS", large},
 	{"idle", "A pass with nothing due", idle},
 	{"dead", "A pass over 100,000 messages for one dead smarthost", dead},
 	{"mailq", "mailq", listing},

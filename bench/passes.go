@@ -70,7 +70,7 @@ func (b *bench) afterOutage(name string, n int) (u usage, c counts, err error) {
 		return u, c, err
 	}
 	time.Sleep(2 * soonWait) // until they are due
-	u, c, err = q.deliver(port, n)
+	u, c, err = q.deliver(port, n, manner{})
 	return u, c, errors.Join(err, os.RemoveAll(q.dir))
 }
 
@@ -87,13 +87,13 @@ func (b *bench) newMail(name string, n int) (u usage, err error) {
 	if err := q.fill(n); err != nil {
 		return u, err
 	}
-	u, _, err = q.deliver(port, n)
+	u, _, err = q.deliver(port, n, manner{})
 	return u, errors.Join(err, os.RemoveAll(q.dir))
 }
 
 // deliver makes the pass that brings n messages to a sink, and checks that it did.
-func (q *queue) deliver(port, n int) (u usage, c counts, err error) {
-	s, err := startSink(port, accepting)
+func (q *queue) deliver(port, n int, m manner) (u usage, c counts, err error) {
+	s, err := startSink(port, m)
 	if err != nil {
 		return u, c, err
 	}

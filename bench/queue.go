@@ -131,7 +131,7 @@ func (b *bench) waiting(n int) (*queue, error) {
 	if err := q.fill(n); err != nil {
 		return nil, err
 	}
-	s, err := startSink(port, deferring)
+	s, err := startSink(port, manner{ToRcpt: deferring})
 	if err != nil {
 		return nil, err
 	}
