@@ -30,6 +30,9 @@ var sendersAndPostfix = debian{packages: append([]string{
 	"anacron", "bsd-mailx", "cron", "git", "git-email", "libmailtools-perl", "mailutils", "mutt", "php8.2-cli", "s-nail",
 }, base...)}
 
+// mailboxes is a server of LMTP.
+var mailboxes = debian{packages: append([]string{"dovecot-lmtpd"}, base...)}
+
 // clients is for what every test run tries: programs that send, and those that watch.
 var clients = debian{
 	packages: append([]string{

@@ -21,6 +21,8 @@ var users = map[string]user{
 	"postfix":   {103, 103, "", "/var/spool/postfix"},
 	"postrider": {104, 104, "", "/var/spool/postrider"},
 	"vmail":     {105, 105, "", "/var/mail"},
+	"dovecot":   {106, 106, "", "/nonexistent"},
+	"dovenull":  {107, 107, "", "/nonexistent"},
 	"www-data":  {33, 33, "www-data", "/var/www"},
 	"nobody":    {65534, 65534, "nobody", "/nonexistent"},
 	"ann":       {1000, 1000, "Ann Example", "/home/ann"},
