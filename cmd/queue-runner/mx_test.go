@@ -3,10 +3,13 @@ package main
 import (
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/postrider/postrider/internal/dnstest"
+	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/smtptest"
 )
 
@@ -150,6 +153,25 @@ func TestRelayIsFoundInTheHostsFile(t *testing.T) {
 	w.submit("bob@example.net")
 	w.pass()
 	w.wantLog("relay=localhost[127.0.0.1]:", "status=sent")
+}
+
+// TestNobodyVouchesForMX has a host that DNS names do everything right for who requires TLS, and does not trust it: the
+// answer of DNS could be anybody's.
+func TestNobodyVouchesForMX(t *testing.T) {
+	dns := dnstest.NewServer(t, internet...)
+	servers, port := samePort(t, smtptest.Options{Hostname: "good.a.example", Certificate: smtptest.Valid, Extensions: []string{"REQUIRETLS"}})
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, servers[0].CertPEM(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, strings.Replace(overMX(dns, port), "[[route]]", fmt.Sprintf("ca_file = %q\n[[route]]", ca), 1))
+	w.submitWith(func(env *mail.Envelope) { env.TLS = mail.TLSRequired }, "ann@a.example")
+	w.pass()
+	w.wantLog("tls=TLS1.3/verified", "dsn=5.7.30, status=bounced (the sender requires TLS, and nobody vouches for good.a.example being the right host)")
+	// But that much the sender hears, with no more of his message than the header.
+	if got := servers[0].Messages(); len(got) != 1 || got[0].Sender != "" || strings.Contains(string(got[0].Content), ".hello") {
+		t.Errorf("%d messages arrived", len(got))
+	}
 }
 
 func TestExplainMX(t *testing.T) {

@@ -59,6 +59,16 @@ func (w *world) submit(rcpts ...string) mail.ID { return w.submitNotify(0, rcpts
 // submitNotify is submit with what its sender wants to hear of.
 func (w *world) submitNotify(notify mail.Notify, rcpts ...string) mail.ID {
 	w.t.Helper()
+	return w.submitWith(func(env *mail.Envelope) {
+		for i := range env.Recipients {
+			env.Recipients[i].Notify = notify
+		}
+	}, rcpts...)
+}
+
+// submitWith is submit with what change makes of the envelope.
+func (w *world) submitWith(change func(env *mail.Envelope), rcpts ...string) mail.ID {
+	w.t.Helper()
 	d, err := drop.Open(filepath.Join(w.dir, "drop"))
 	if err != nil {
 		w.t.Fatal(err)
@@ -74,8 +84,9 @@ func (w *world) submitNotify(notify mail.Notify, rcpts ...string) mail.ID {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		env.Recipients = append(env.Recipients, mail.Recipient{Path: p, Notify: notify})
+		env.Recipients = append(env.Recipients, mail.Recipient{Path: p})
 	}
+	change(env)
 	f, err := d.Create(env)
 	if err != nil {
 		w.t.Fatal(err)
