@@ -70,8 +70,10 @@ func deliversLocally(cfg *config.Config) bool {
 	return len(cfg.LocalDomains) > 0
 }
 
-// isMailbox reports whether mail for a transport stays on this host.
-func isMailbox(t config.Transport) bool { return t.Scheme == "maildir" || t.Scheme == "mbox" }
+// isMailbox reports whether a transport keeps mail on this host, for its users.
+func isMailbox(t config.Transport) bool {
+	return t.Scheme == "maildir" || t.Scheme == "mbox" || t.ForUsers()
+}
 
 // concerns reports whether an address has to be looked up.
 func (l *lookup) concerns(rcpt mail.Path) bool {

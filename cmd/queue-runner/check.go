@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -233,15 +234,21 @@ func rateWords(r config.Rate) string {
 }
 
 func transportWords(t config.Transport) string {
+	as := ""
+	if t.RunAs == config.Recipient {
+		as = ", as the recipient"
+	} else if t.RunAs != "" {
+		as = ", as " + t.RunAs
+	}
 	switch t.Scheme {
 	case "maildir":
-		return "Maildir " + t.Path
+		return "Maildir " + t.Path + as
 	case "lmtp+unix":
 		return "lmtp to the socket " + t.Path + ", at most " + count(t.Concurrency, "session")
 	case "mbox":
-		return "mbox file " + t.Path
+		return "mbox file " + t.Path + as
 	case "pipe":
-		return fmt.Sprintf("program %q, for at most %s", append([]string{t.Path}, t.Args...), short(t.Timeout))
+		return fmt.Sprintf("program %q, for at most %s", append([]string{t.Path}, t.Args...), short(t.Timeout)) + as
 	case "discard":
 		return "thrown away, as if it had been delivered"
 	case "fail":
@@ -439,6 +446,14 @@ func (r *report) lookAt(t config.Transport) {
 			err = fmt.Errorf("no certificate in %s", t.CAFile)
 		}
 		if err != nil {
+			r.problems = append(r.problems, fmt.Sprintf("transport %s: %v", t.Name, err))
+		}
+	}
+	if t.RunAs != "" && os.Getuid() != 0 {
+		r.notes = append(r.notes, fmt.Sprintf("transport %s: only root can deliver as others than himself", t.Name))
+	}
+	if t.RunAs != "" && t.RunAs != config.Recipient {
+		if _, err := mustFind(context.Background(), t.RunAs); err != nil {
 			r.problems = append(r.problems, fmt.Sprintf("transport %s: %v", t.Name, err))
 		}
 	}

@@ -57,6 +57,7 @@ type intake struct {
 
 	service   bool                   // as newIntake was told
 	successor atomic.Pointer[intake] // who attends to new clients after a change of the configuration; nil: nobody else
+	helper    *steward               // for the pass that follows
 }
 
 // newIntake opens the spool. service says that who started us did so for the whole machine, whoever we are.

@@ -168,6 +168,21 @@ func app(stdout, stderr io.Writer) *cli.App {
 				return accept(cfg, stderr)
 			},
 		}, {
+			Name:   "steward", // started by deliverMail
+			Hidden: true,
+			Flags:  []cli.Flag{configFlag},
+			Action: func(c *cli.Context) error {
+				cfg, err := config.Load(configFile(c))
+				if err != nil {
+					return err
+				}
+				return beSteward(cfg)
+			},
+		}, {
+			Name:   "agent", // started by the steward
+			Hidden: true,
+			Action: func(*cli.Context) error { return beAgent() },
+		}, {
 			Name:  "smtp",
 			Usage: "take messages by SMTP at standard input",
 			Flags: []cli.Flag{
@@ -247,6 +262,10 @@ func deliverMail(file string, o options, stdout, stderr io.Writer) (err error) {
 			return err
 		}
 	}
+	helper, err := startSteward(cfg)
+	if err != nil {
+		return err
+	}
 	if err := becomeOwner(cfg.Spool); err != nil {
 		return err
 	}
@@ -268,7 +287,7 @@ func deliverMail(file string, o options, stdout, stderr io.Writer) (err error) {
 	if o.verbose {
 		log = show.alongside(log)
 	}
-	build := func(cfg *config.Config) (*runner, error) { return newRunner(cfg, log, trace) }
+	build := func(cfg *config.Config) (*runner, error) { return newRunner(cfg, helper, log, trace) }
 	r, err := build(cfg)
 	if err != nil {
 		return err

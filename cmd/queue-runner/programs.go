@@ -36,52 +36,49 @@ func programOf(p mail.Path) (program string, ok bool) {
 	return strings.NewReplacer(`\\`, `\`, `\"`, `"`).Replace(s[1 : len(s)-1]), true
 }
 
-// programs returns the transport for files and commands.
-func (l *lookup) programs() deliver.Transport {
+// programTransport returns the transport for files and commands.
+func (d dispatcher) programTransport(s *steward) deliver.Transport {
 	return transportFunc(func(context.Context) (deliver.Session, error) {
-		return deliver.OneByOne(&local.Session{One: l.toProgram}), nil
+		return deliver.OneByOne(&local.Session{One: func(ctx context.Context, m *mail.Message, n int) mail.Result {
+			program, _ := programOf(m.Recipients[n].Path)
+			return d.perform(ctx, s, assignment{Program: program}, forAlias(m, n), 0)
+		}}), nil
 	})
 }
 
-// toProgram delivers to the file or command that recipient n stands for.
-func (l *lookup) toProgram(ctx context.Context, m *mail.Message, n int) mail.Result {
-	program, _ := programOf(m.Recipients[n].Path)
+// job returns what delivers to a file or a command, and as whom.
+func (l *lookup) job(ctx context.Context, program string) (j job, as users.User, err error) {
 	table, err := l.load()
 	if err != nil {
-		return mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 5}, "%v", err)
+		return j, as, err
 	}
 	if l.as == "" || !table.Has(program) {
-		return mail.Delay(mail.OfRecipient, mail.EnhancedCode{4, 3, 5}, "the alias file and its user do not allow this any more")
+		return j, as, errors.New("the alias file and its user do not allow this any more")
 	}
-	user, err := actAs(ctx, l.as)
-	if err != nil {
-		return mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 5}, "%v", err)
+	if as, err = mustFind(ctx, l.as); err != nil {
+		return j, as, fmt.Errorf("alias_user: %w", err)
 	}
-	d, err := programDelivery(program, user)
-	if err != nil {
-		return mail.Delay(mail.OfRecipient, mail.EnhancedCode{4, 3, 5}, "%v", err)
+	if as.UID == 0 {
+		return j, as, errors.New("alias_user: nothing is done as root")
 	}
-	return d(ctx, forAlias(m, n), 0)
+	j, err = programJob(program)
+	j.User, j.Owner = as, as.UID
+	return j, as, err
 }
 
-// programDelivery returns what delivers to a file or a command.
-func programDelivery(program string, user users.User) (mailer, error) {
+func programJob(program string) (job, error) {
 	command, isCommand := strings.CutPrefix(program, "|")
 	if !isCommand && strings.HasSuffix(program, "/") {
-		return func(ctx context.Context, m *mail.Message, n int) mail.Result {
-			d := &local.Maildir{Dir: program}
-			defer d.Close()
-			return d.Deliver(ctx, m, []int{n})[0]
-		}, nil
+		return job{Scheme: "maildir", Path: program}, nil
 	}
 	if !isCommand {
-		return local.Mbox{Path: program, Owner: user.UID}.Deliver, nil
+		return job{Scheme: "mbox", Path: program}, nil
 	}
 	words, err := alias.Words(command)
 	if err != nil {
-		return nil, err
+		return job{}, err
 	}
-	return local.Pipe{Program: words[0], Args: words[1:], User: user, Timeout: programTime, FromLine: true}.Deliver, nil
+	return job{Scheme: "pipe", Path: words[0], Args: words[1:], Timeout: programTime, FromLine: true}, nil
 }
 
 // forAlias returns the message for the alias instead of what it stands for, which is nobody's address.
@@ -99,24 +96,16 @@ func forAlias(m *mail.Message, n int) *mail.Message {
 	return &only
 }
 
-// actAs returns the user whom files and commands in the alias file are for. He is never root.
-func actAs(ctx context.Context, name string) (users.User, error) {
-	user, ok, err := users.Find(ctx, name)
-	switch {
-	case err != nil:
-		return user, fmt.Errorf("look up the user %s: %w", name, err)
-	case !ok:
-		return user, fmt.Errorf("alias_user: there is no user %s", name)
-	case user.UID == 0:
-		return user, errors.New("alias_user: nothing is done as root")
-	case user.UID != os.Geteuid():
-		return user, fmt.Errorf("alias_user is %s, and queue-runner runs as user %d", name, os.Geteuid())
-	}
-	return user, nil
-}
-
 // mayActAs says why nothing in the alias file would be delivered to a file or a command.
 func mayActAs(name string) error {
-	_, err := actAs(context.Background(), name)
-	return err
+	user, err := mustFind(context.Background(), name)
+	switch {
+	case err != nil:
+		return fmt.Errorf("alias_user: %w", err)
+	case user.UID == 0:
+		return errors.New("alias_user: nothing is done as root")
+	case user.UID != os.Geteuid() && os.Getuid() != 0:
+		return fmt.Errorf("alias_user: queue-runner has to be started by root to act as %s", name)
+	}
+	return nil
 }

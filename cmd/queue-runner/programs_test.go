@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/postrider/postrider/deliver/users"
 	"github.com/postrider/postrider/internal/mail"
 )
 
@@ -41,11 +40,12 @@ func TestProgramDelivery(t *testing.T) {
 	m := &mail.Message{QueueID: "0N41Z7C2K9A", Content: strings.NewReader(content), Size: int64(len(content))}
 	m.Recipients = []mail.Recipient{{}, {Path: staff, Original: "rfc822;staff@here.example"}}
 	for _, program := range []string{dir + "/box", dir + "/dir/", `|/bin/sh -c 'cat >"$0"; echo "$RECIPIENT" >>"$0"' ` + dir + "/out"} {
-		d, err := programDelivery(program, users.User{UID: os.Geteuid()})
+		j, err := programJob(program)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r := d(t.Context(), forAlias(m, 1), 0); r.Action != mail.Delivered {
+		j.Owner = os.Geteuid()
+		if r := j.deliver(t.Context(), forAlias(m, 1), 0); r.Action != mail.Delivered {
 			t.Errorf("%s: %+v", program, r)
 		}
 	}

@@ -31,10 +31,11 @@ type runner struct {
 // unrouted is the next hop of recipients that no route leads to. No transport has this name.
 const unrouted = "?"
 
-func newRunner(cfg *config.Config, logf func(format string, args ...any), trace func(relay, line string)) (*runner, error) {
+func newRunner(cfg *config.Config, s *steward, logf func(format string, args ...any), trace func(relay, line string)) (*runner, error) {
 	table := routeTable(cfg)
 	names := newLookup(cfg, logf)
-	transports, err := openTransports(cfg, trace)
+	local := dispatcher{cfg, names}
+	transports, err := openTransports(local, s, trace)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any), trace 
 			Logf:    logf,
 		},
 		pass: deliver.Options{
-			Resolve:   resolver(cfg, names, transports),
+			Resolve:   resolver(local, s, transports),
 			Retry:     deliver.Retry(cfg.Retry),
 			Hostname:  cfg.Hostname,
 			Rewritten: submitHost(cfg).Rewritten,
@@ -76,15 +77,15 @@ func newRunner(cfg *config.Config, logf func(format string, args ...any), trace 
 }
 
 // resolver returns what finds the way to a next hop.
-func resolver(cfg *config.Config, names *lookup, transports map[string]deliver.Transport) func(name string) (deliver.Route, error) {
+func resolver(d dispatcher, s *steward, transports map[string]deliver.Transport) func(name string) (deliver.Route, error) {
 	return func(name string) (deliver.Route, error) {
 		switch name {
 		case unrouted:
 			return deliver.Route{}, route.ErrNoRoute
 		case programs:
-			return deliver.Route{Transport: names.programs()}, nil
+			return deliver.Route{Transport: d.programTransport(s)}, nil
 		case aliases:
-			return deliver.Route{Expander: names, Concurrency: 1}, nil
+			return deliver.Route{Expander: d.names, Concurrency: 1}, nil
 		}
 		hop, err := route.ParseHop(name)
 		if err != nil {
@@ -94,7 +95,7 @@ func resolver(cfg *config.Config, names *lookup, transports map[string]deliver.T
 		if !ok {
 			return deliver.Route{}, fmt.Errorf("transport %q is not configured any more", hop.Transport)
 		}
-		c, retry := cfg.Transports[hop.Transport], retryAt(cfg, name)
+		c, retry := d.cfg.Transports[hop.Transport], retryAt(d.cfg, name)
 		return deliver.Route{
 			Transport: t, Domain: hop.Domain, Concurrency: c.Concurrency, Retry: &retry, Rate: spool.Rate(c.Rate), RateName: hop.Transport,
 		}, nil

@@ -47,6 +47,10 @@ func accept(cfg *config.Config, stderr io.Writer) error {
 
 // openIntake opens the spool, which is made if it is missing.
 func openIntake(cfg *config.Config, service bool, stderr io.Writer) (*intake, error) {
+	helper, err := startSteward(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if err := becomeOwner(cfg.Spool); err != nil {
 		return nil, err
 	}
@@ -55,13 +59,16 @@ func openIntake(cfg *config.Config, service bool, stderr io.Writer) (*intake, er
 		return nil, err
 	}
 	in, err := newIntake(cfg, service, log)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return in, err
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = spool.Create(cfg.Spool); err == nil {
+			in, err = newIntake(cfg, service, log)
+		}
 	}
-	if err := spool.Create(cfg.Spool); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	return newIntake(cfg, service, log)
+	in.helper = helper
+	return in, nil
 }
 
 // deliver makes a pass for what was taken, if the configuration wants that. A pass that is running is told of it.
@@ -74,7 +81,7 @@ func (in *intake) deliver(cfg *config.Config) error {
 	if errHangUp := hangUp(); errHangUp != nil {
 		return errors.Join(err, errHangUp)
 	}
-	r, errRunner := newRunner(cfg, in.logf, nil)
+	r, errRunner := newRunner(cfg, in.helper, in.logf, nil)
 	if errRunner == nil {
 		_, errRunner = r.once(false)
 	}

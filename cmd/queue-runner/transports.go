@@ -19,6 +19,7 @@ import (
 	"github.com/postrider/postrider/deliver/mx"
 	"github.com/postrider/postrider/deliver/route"
 	"github.com/postrider/postrider/deliver/smtp"
+	"github.com/postrider/postrider/deliver/users"
 	"github.com/postrider/postrider/internal/config"
 )
 
@@ -32,8 +33,8 @@ var schemes = map[string]func(o outfit, t config.Transport) deliver.Transport{
 	"lmtp":        outfit.relay,
 	"lmtp+unix":   outfit.relay,
 	"maildir":     maildir,
-	"mbox":        oneByOne(mbox),
-	"pipe":        oneByOne(pipe),
+	"mbox":        mbox,
+	"pipe":        pipe,
 	"discard":     func(outfit, config.Transport) deliver.Transport { return deliver.Discard{} },
 	"fail":        func(_ outfit, t config.Transport) deliver.Transport { return deliver.Fail{Text: t.Text} },
 }
@@ -45,11 +46,16 @@ type outfit struct {
 	trace func(relay, line string) // told dialogues as they happen, unless nil
 }
 
-// openTransports returns the transports by name. trace, unless nil, is told their dialogues as they happen.
-func openTransports(cfg *config.Config, trace func(relay, line string)) (map[string]deliver.Transport, error) {
-	o := outfit{cfg, newResolver(cfg), trace}
+// openTransports returns the transports by name. trace, unless nil, is told their dialogues as they happen. What is done as
+// somebody is done by the steward, if there is one.
+func openTransports(d dispatcher, s *steward, trace func(relay, line string)) (map[string]deliver.Transport, error) {
+	o := outfit{d.cfg, newResolver(d.cfg), trace}
 	list := map[string]deliver.Transport{}
-	for name, t := range cfg.Transports {
+	for name, t := range d.cfg.Transports {
+		if t.RunAs != "" || t.ForUsers() {
+			list[name] = d.localTransport(s, name)
+			continue
+		}
 		open, ok := schemes[t.Scheme]
 		if !ok {
 			return nil, fmt.Errorf("transport %s: scheme %q is not implemented", name, t.Scheme)
@@ -219,6 +225,22 @@ func rootCAs(file string) (*x509.CertPool, error) {
 func maildir(_ outfit, t config.Transport) deliver.Transport {
 	return transportFunc(func(context.Context) (deliver.Session, error) {
 		return deliver.OneByOne(&local.Maildir{Dir: t.Path}), nil
+	})
+}
+
+func mbox(_ outfit, t config.Transport) deliver.Transport {
+	return transportFunc(func(context.Context) (deliver.Session, error) {
+		return deliver.OneByOne(&local.Session{One: local.Mbox{Path: t.Path, Owner: os.Geteuid()}.Deliver}), nil
+	})
+}
+
+func pipe(_ outfit, t config.Transport) deliver.Transport {
+	return transportFunc(func(context.Context) (deliver.Session, error) {
+		self, err := users.Self()
+		if err != nil {
+			return nil, err
+		}
+		return deliver.OneByOne(&local.Session{One: local.Pipe{Program: t.Path, Args: t.Args, Timeout: t.Timeout, User: self}.Deliver}), nil
 	})
 }
 

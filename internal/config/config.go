@@ -9,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -115,6 +117,7 @@ type Transport struct {
 	Text         string        // for fail: what the bounce says
 	Args         []string      // for pipe: what follows the program's name
 	Timeout      time.Duration // for pipe
+	RunAs        string        // for maildir, mbox and pipe: a login name, or Recipient; "" for who makes the pass
 }
 
 // A Server is where mail is handed to.
@@ -129,6 +132,14 @@ type Socks struct {
 	Port         int
 	User         string // login; "" for none
 	PasswordFile string // of the login
+}
+
+// Recipient is the value of Transport.RunAs that stands for the recipient.
+const Recipient = "{user}"
+
+// ForUsers reports whether only users of this host can get mail by a transport, because it needs to know who they are.
+func (t Transport) ForUsers() bool {
+	return t.RunAs == Recipient || t.scheme().form == toMailbox && strings.ContainsRune(t.Path, '{') || slices.Contains(t.Args, Recipient)
 }
 
 // A Route sends the mail it matches to a transport. An empty list matches everything.

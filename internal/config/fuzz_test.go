@@ -82,7 +82,7 @@ func checkConfig(t *testing.T, c *Config) {
 		check((t.Socks.User != "") == (t.Socks.PasswordFile != ""), "login at the proxy of %+v", t)
 		check((t.Socks.Host != "") == (t.Socks.Port >= 1 && t.Socks.Port <= 65535), "proxy of %+v", t)
 		check(!strings.ContainsAny(t.Host+t.User+t.Text+t.Path, "\r\n\x00") || t.Path != "", "line ends in %+v", t)
-		check((slices.Contains([]string{"lmtp+unix", "maildir", "mbox", "pipe"}, t.Scheme)) == filepath.IsAbs(t.Path), "path of %+v", t)
+		check((slices.Contains([]string{"lmtp+unix", "maildir", "mbox", "pipe"}, t.Scheme)) == (filepath.IsAbs(t.Path) || strings.HasPrefix(t.Path, "{home}/")), "path of %+v", t)
 	}
 	for _, r := range c.Routes {
 		_, ok := c.Transports[r.Transport]

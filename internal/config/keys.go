@@ -79,6 +79,7 @@ var transportKeys = []key[Transport]{
 	{"port", func(t *Transport, v *node) error { return v.port(&t.Port) }},
 	{"text", func(t *Transport, v *node) error { return v.line(&t.Text) }},
 	{"args", func(t *Transport, v *node) error { return v.arguments(&t.Args) }},
+	{"run_as", func(t *Transport, v *node) error { return v.line(&t.RunAs) }},
 	{"timeout", func(t *Transport, v *node) error { return v.duration(&t.Timeout) }},
 }
 
@@ -275,6 +276,12 @@ func (s *settings) readTransport(name string, table *node) (Transport, error) {
 	}
 	if err := read(s.doc, table, prefix, &t, transportKeys); err != nil {
 		return t, err
+	}
+	if strings.HasPrefix(t.Path, "{home}") && t.RunAs != Recipient {
+		return t, s.doc.errorAt(table.values["run_as"].offset, `%srun_as: found %s, expected "{user}": homes are for their users`, prefix, quote(t.RunAs))
+	}
+	if t.RunAs == "" && t.ForUsers() {
+		t.RunAs = Recipient // of a program
 	}
 	if err := s.checkLogin(prefix, t, url, table.values["password_file"], table.values["tls"]); err != nil {
 		return t, err

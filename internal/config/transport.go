@@ -31,6 +31,7 @@ type form uint8
 const (
 	overNetwork form = iota // //USER@HOST:PORT
 	toPath                  // an absolute path
+	toMailbox               // likewise; {user} and {home} are the recipient's
 	alone                   // nothing
 )
 
@@ -43,8 +44,8 @@ var schemes = []scheme{
 	{name: "mx", form: alone, port: 25, tls: []string{TLSMay, TLSVerify, TLSNone}, concurrency: 5},
 	{name: "lmtp", form: overNetwork, port: 24, tls: []string{TLSMay, TLSVerify, TLSNone}, concurrency: 4, login: true},
 	{name: "lmtp+unix", form: toPath, concurrency: 4},
-	{name: "maildir", form: toPath, concurrency: 4},
-	{name: "mbox", form: toPath, concurrency: 1},
+	{name: "maildir", form: toMailbox, concurrency: 4},
+	{name: "mbox", form: toMailbox, concurrency: 1},
 	{name: "pipe", form: toPath, concurrency: 4, timeout: 30 * time.Second},
 	{name: "discard", form: alone, concurrency: 1},
 	{name: "fail", form: alone, concurrency: 1, text: "mail to this address is not sent from this host"},
@@ -62,6 +63,8 @@ func (s scheme) takes(key string) bool {
 		return s.login
 	case "text":
 		return s.text != ""
+	case "run_as":
+		return s.form == toMailbox || s.timeout > 0
 	case "args", "timeout":
 		return s.timeout > 0
 	}
@@ -143,8 +146,13 @@ func parseURL(name, url string) (Transport, error) {
 	}
 	t := newTransport(name, s)
 	switch s.form {
-	case toPath:
-		if !isPath(rest) {
+	case toPath, toMailbox:
+		if s.form == toMailbox {
+			if err := checkPlaceholders(rest); err != nil {
+				return Transport{}, err
+			}
+		}
+		if !isPath(rest) && !(s.form == toMailbox && strings.HasPrefix(rest, "{home}/")) {
 			example := "/var/mail/archive"
 			switch s.name {
 			case "pipe":
@@ -155,6 +163,9 @@ func parseURL(name, url string) (Transport, error) {
 			return Transport{}, fmt.Errorf("%s needs an absolute path: %s:%s", s.name, s.name, example)
 		}
 		t.Path = filepath.Clean(rest)
+		if s.form == toMailbox && t.ForUsers() {
+			t.RunAs, t.Concurrency = Recipient, perUser
+		}
 	case alone:
 		if rest != "" {
 			return Transport{}, fmt.Errorf("expected %s: and nothing after it", s.name)
@@ -169,6 +180,21 @@ func parseURL(name, url string) (Transport, error) {
 		}
 	}
 	return t, nil
+}
+
+// perUser is how many sessions there are by themselves for mailboxes of which each user has one.
+const perUser = 4
+
+// checkPlaceholders sees that nothing in a path looks as if it were replaced and is not.
+func checkPlaceholders(path string) error {
+	home, rest := strings.CutPrefix(path, "{home}/")
+	if rest {
+		path = home
+	}
+	if strings.ContainsAny(strings.ReplaceAll(path, "{user}", ""), "{}") {
+		return errors.New(`expected {home} at the start of the path, {user} anywhere in it, and no other braces`)
+	}
+	return nil
 }
 
 // unknownScheme is the error for what stands before the first colon, or for all of the URL if it has no colon.
