@@ -70,7 +70,7 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 	for _, success := range []mail.Action{mail.Delivered, mail.Relayed, mail.Expanded} {
 		k.report(&e, m, success, func(i int) bool {
 			r := st.Dispositions[i].Result
-			return r.Action == success && !r.Notifies
+			return r.Action == success && (!r.Notifies || escapes(m, r))
 		})
 	}
 	var lines []string
@@ -87,7 +87,7 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(i int) bool) bool {
 	var told []int
 	for i, d := range e.settlement.Dispositions {
-		if about(i) && dsn.Wanted(action, m.Sender, m.Recipients[d.Recipient]) {
+		if about(i) && k.wanted(action, m, d) {
 			told = append(told, i)
 		}
 	}
@@ -116,6 +116,19 @@ func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(
 	}
 	e.lines = append(e.lines, fmt.Sprintf("%s: sender notified of %s: %s", m.QueueID, what, t.ID))
 	return true
+}
+
+// wanted reports whether the sender of a message is to be told of a disposition.
+func (k clerk) wanted(action mail.Action, m *mail.Message, d spool.Disposition) bool {
+	r := m.Recipients[d.Recipient]
+	return dsn.Wanted(action, m.Sender, r) || isSuccess(action) && escapes(m, d.Result) && !m.Sender.IsNull() && r.Notify != mail.NotifyNever
+}
+
+// escapes reports whether a message with a deadline has gone where nobody minds it, or its sender wants to know of every
+// step: he is told that it has been relayed (RFC 2852 section 4.1.4.2).
+func escapes(m *mail.Message, r mail.Result) bool {
+	by := m.DeliverBy
+	return r.Action == mail.Relayed && !by.Deadline.IsZero() && (!r.InTime || by.Trace)
 }
 
 func isSuccess(a mail.Action) bool { return a != mail.Failed && a != mail.Delayed }

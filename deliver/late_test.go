@@ -158,6 +158,42 @@ func TestDeadlineForNotice(t *testing.T) {
 	}
 }
 
+// TestDeadlineEscapes tells the sender when the message has gone where nobody minds its deadline, or if he traces it.
+func TestDeadlineEscapes(t *testing.T) {
+	soon := time.Hour
+	for _, tt := range []struct {
+		name          string
+		within        time.Duration
+		trace, inTime bool
+		notify        mail.Notify
+		want          int
+	}{
+		{"no deadline", 0, false, false, 0, 0},
+		{"nobody minds", soon, false, false, 0, 1},
+		{"nobody minds, nor does the sender", soon, false, false, mail.NotifyNever, 0},
+		{"nobody minds, and he wants to hear of success", soon, false, false, mail.NotifySuccess, 1},
+		{"the server minds", soon, false, true, 0, 0},
+		{"the server minds, and he traces it", soon, true, true, 0, 1},
+	} {
+		w := newWorld(t)
+		home, letters := newMailbox(t)
+		w.servers["example.org"] = home
+		w.servers["a.example"] = &server{answer: func(*mail.Message, int) mail.Result {
+			return mail.Result{Action: mail.Relayed, Relay: "a", Notifies: true, InTime: tt.inTime, Reply: mail.Reply{Code: 250, Text: "taken"}}
+		}}
+		w.submitWith(func(env *mail.Envelope) {
+			env.Recipients[0].Notify = tt.notify
+			if tt.within > 0 {
+				env.DeliverBy = mail.DeliverBy{Deadline: w.clock().Add(tt.within), Trace: tt.trace}
+			}
+		})
+		w.pass()
+		if len(*letters) != tt.want || tt.want > 0 && !strings.Contains((*letters)[0], "\r\nAction: relayed\r\n") {
+			t.Errorf("%s: %d reports, want %d\n%s", tt.name, len(*letters), tt.want, *letters)
+		}
+	}
+}
+
 // TestReportOnWhatNeedsTLS returns the header only, and wants TLS as well; what may go in clear says so.
 func TestReportOnWhatNeedsTLS(t *testing.T) {
 	for _, tt := range []struct {

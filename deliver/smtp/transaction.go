@@ -80,7 +80,7 @@ func (t *transaction) answer(reply mail.Reply) {
 		return
 	}
 	done := t.said(mail.Relayed, mail.OfRecipient, reply)
-	done.Notifies = t.ext.dsn
+	done.Notifies, done.InTime = t.ext.dsn, t.ext.deliverBy
 	for _, slot := range t.accepted {
 		t.decide(slot, done)
 	}

@@ -97,6 +97,9 @@ type Result struct {
 	// section 5.2.1).
 	Notifies bool
 
+	// InTime says that whoever has the message now knows of its deadline (RFC 2852).
+	InTime bool
+
 	// Elsewhere says that another host of the same next hop may be asked at once: this one cannot have the message, and
 	// its opinion of it need not be that of all.
 	Elsewhere bool
