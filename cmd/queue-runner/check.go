@@ -283,6 +283,9 @@ func hostWords(t config.Transport) string {
 		}
 		return words
 	}
+	if t.SRV {
+		return t.Scheme + " to the servers that DNS names for " + t.Host + " (SRV)"
+	}
 	words := t.Scheme + " to " + serverWords(config.Server{Host: t.Host, Port: t.Port})
 	for _, other := range t.Others {
 		words += ", else " + serverWords(other)

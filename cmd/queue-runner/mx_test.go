@@ -230,3 +230,20 @@ func TestRelaysStandInForEachOther(t *testing.T) {
 		})
 	}
 }
+
+func TestRelayBySRV(t *testing.T) {
+	servers, port := samePort(t, smtptest.Options{})
+	dns := dnstest.NewServer(t,
+		"_submission._tcp.example.com. 60 IN SRV 1 0 587 dead.example.com.",
+		fmt.Sprintf("_submission._tcp.example.com. 60 IN SRV 2 0 %d mail.example.com.", port),
+		"dead.example.com. 60 IN A 127.0.0.9",
+		"mail.example.com. 60 IN A 127.0.0.2",
+	)
+	w := newWorld(t, fmt.Sprintf("resolvers = [%q]\n[transport.out]\nurl = \"submission+srv://example.com\"\ntls = \"none\"\n[[route]]\ntransport = \"out\"\n", dns.Addr()))
+	w.submit("bob@example.net")
+	w.pass()
+	w.wantLog("relay=mail.example.com[127.0.0.2]:", "status=sent")
+	if n := len(servers[0].Messages()); n != 1 {
+		t.Errorf("%d messages arrived", n)
+	}
+}

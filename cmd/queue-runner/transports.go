@@ -85,6 +85,12 @@ func (o outfit) relay(t config.Transport) deliver.Transport {
 	if t.Scheme == "lmtp+unix" {
 		return transportFunc(func(ctx context.Context) (deliver.Session, error) { return open(ctx, mx.Host{Name: t.Path}) })
 	}
+	if t.SRV {
+		find := func(ctx context.Context, _ string) ([]mx.Host, error) {
+			return finder(o.cfg, o.dns, t).Service(ctx, t.Scheme, t.Host)
+		}
+		return &failover.Transport{Find: find, Dial: open}
+	}
 	if len(t.Others) > 0 {
 		return &failover.Transport{Find: func(ctx context.Context, _ string) ([]mx.Host, error) { return o.relays(ctx, t) }, Dial: open}
 	}

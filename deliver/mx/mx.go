@@ -269,6 +269,52 @@ func (f *Finder) Relay(ctx context.Context, name string, port int) (Host, error)
 	return host, failed
 }
 
+// Service returns the hosts at which a domain offers a service to its users, "submission" or "submissions", as its SRV records
+// name them (RFC 6186): the first to try first. What DNS says can be forged, and we are about to show a password: hosts
+// beyond the domain do not count, since any certificate that is valid for them would do. Its failures are our trouble.
+func (f *Finder) Service(ctx context.Context, service, domain string) ([]Host, error) {
+	name, err := idn.Domain(domain)
+	if err != nil {
+		return nil, &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 4}, "cannot find %s: %v", domain, err)}
+	}
+	list, err := f.DNS.SRV(ctx, "_"+service+"._tcp."+name)
+	if kind := dns.KindOf(err); err != nil && kind != dns.NoName && kind != dns.NoRecord {
+		failed := later(ctx, mail.EnhancedCode{4, 4, 3}, err)
+		failed.Scope = mail.OfUs
+		return nil, failed
+	}
+	failed := &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 4}, "%s names no %s server of its own (SRV)", domain, service)}
+	var hosts []Host
+	for _, s := range byWeight(list) {
+		if s.Host != name && !strings.HasSuffix(s.Host, "."+name) || s.Port == 0 {
+			continue
+		}
+		host, err := f.Relay(ctx, s.Host, s.Port)
+		if err != nil {
+			failed, _ = errors.AsType[*mail.Failure](err)
+			continue
+		}
+		hosts = append(hosts, host)
+	}
+	if len(hosts) == 0 {
+		return nil, failed
+	}
+	return hosts, nil
+}
+
+// byWeight sorts by priority, and draws lots among equals as their weights have it (RFC 2782).
+func byWeight(list []dns.SRV) []dns.SRV {
+	list = slices.Clone(list)
+	lots := map[dns.SRV]float64{}
+	for _, s := range list {
+		lots[s] = rand.ExpFloat64() / (float64(s.Weight) + 0.01)
+	}
+	slices.SortFunc(list, func(a, b dns.SRV) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(lots[a], lots[b]))
+	})
+	return list[:min(len(list), maxHosts)]
+}
+
 func final(code mail.EnhancedCode, format string, args ...any) *mail.Failure {
 	return &mail.Failure{Result: mail.Result{
 		Action: mail.Failed, Scope: mail.OfHost, Reply: mail.Reply{Enhanced: code, Text: fmt.Sprintf(format, args...)},

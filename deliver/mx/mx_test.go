@@ -278,3 +278,50 @@ func TestRelay(t *testing.T) {
 		t.Error("nobody was asked")
 	}
 }
+
+func TestService(t *testing.T) {
+	s := dnstest.NewServer(t, zone...)
+	if err := s.Add(
+		"_submission._tcp.d.example. 60 IN SRV 10 1 587 mx2.d.example.",
+		"_submission._tcp.d.example. 60 IN SRV 5 1 5870 mx1.d.example.",
+		"_submission._tcp.d.example. 60 IN SRV 1 1 587 host.example.",
+		"_submissions._tcp.d.example. 60 IN SRV 0 0 0 .",
+		"_submission._tcp.host.example. 60 IN SRV 0 0 587 host.example.",
+		"_submission._tcp.text.example. 60 IN SRV 0 0 587 gone.text.example.",
+		"_submission._tcp.evil.example. 60 IN SRV 0 0 587 mail.notevil.example.",
+	); err != nil {
+		t.Fatal(err)
+	}
+	s.Behave("_submission._tcp.broken.example", dnstest.Fail)
+	f := finder(t, s)
+	for _, tt := range []struct{ name, service, domain, want string }{
+		{"by priority, and none beyond the domain", "submission", "d.example", "mx1.d.example[192.0.2.1]:5870 mx2.d.example[192.0.2.2]:587"},
+		{"the domain itself", "submission", "host.example", "host.example[192.0.2.3]:587"},
+		{"not offered", "submissions", "d.example", "delayed of us 4.4.4 d.example names no submissions server of its own (SRV)"},
+		{"no record", "submission", "null.example", "delayed of us 4.4.4 null.example names no submission server of its own (SRV)"},
+		{"a domain that ends so", "submission", "evil.example", "delayed of us 4.4.4 evil.example names no submission server of its own (SRV)"},
+		{"no address", "submission", "text.example", "delayed of us 4.4.4 cannot find gone.text.example: no such host"},
+		{"SERVFAIL", "submission", "broken.example", "delayed of us 4.4.3 cannot look up _submission._tcp.broken.example (SRV): SERVFAIL from " + s.Addr()},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := outcome(f.Service(t.Context(), tt.service, tt.domain)); got != tt.want {
+				t.Errorf("Service = %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestWeights(t *testing.T) {
+	list := []dns.SRV{{Host: "heavy", Weight: 90}, {Host: "light", Weight: 10}, {Host: "none"}, {Host: "late", Priority: 1, Weight: 100}}
+	first := map[string]int{}
+	for range 1000 {
+		got := byWeight(list)
+		first[got[0].Host]++
+		if got[3].Host != "late" {
+			t.Fatalf("order %v", got)
+		}
+	}
+	if first["heavy"] < 800 || first["light"] < 30 {
+		t.Errorf("first in 1000 times: %v", first)
+	}
+}

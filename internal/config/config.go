@@ -105,6 +105,7 @@ type Transport struct {
 	Host         string        // for the SMTP schemes but mx: name or address, IPv6 without brackets
 	Port         int           // for the SMTP schemes, with the scheme's default filled in
 	Others       []Server      // likewise: they stand in for Host and Port, in this order
+	SRV          bool          // Host is a domain, whose SRV records name the servers (RFC 6186)
 	User         string        // login; "" for none
 	PasswordFile string        // of the login
 	Path         string        // for lmtp+unix, maildir, mbox and pipe

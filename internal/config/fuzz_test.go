@@ -171,6 +171,9 @@ func url(t Transport) string {
 	if schemeNamed(t.Scheme).form != overNetwork {
 		return t.Scheme + ":" + t.Path
 	}
+	if t.SRV {
+		return t.Scheme + "+srv://" + strings.TrimSuffix(authority(t.User, t.Host, t.Port), fmt.Sprintf(":%d", t.Port))
+	}
 	return t.Scheme + "://" + authority(t.User, t.Host, t.Port)
 }
 

@@ -116,8 +116,8 @@ func (t *Transport) setURL(v *node) error {
 		if err := item.url(&other, want); err != nil {
 			return err
 		}
-		if t.scheme().form != overNetwork || other.Scheme != t.Scheme || other.User != t.User || other.TLS != t.TLS {
-			return errors.New("servers that stand in for each other have the same scheme, which is one for servers, and the same user")
+		if t.scheme().form != overNetwork || other.Scheme != t.Scheme || other.User != t.User || other.TLS != t.TLS || t.SRV || other.SRV {
+			return errors.New("servers that stand in for each other have the same scheme, which is one for servers without +srv, and the same user")
 		}
 		t.Others = append(t.Others, Server{other.Host, other.Port})
 	}
@@ -140,11 +140,13 @@ func (n *node) url(t *Transport, want string) error {
 // written a password into it.
 func parseURL(name, url string) (Transport, error) {
 	before, rest, found := strings.Cut(url, ":")
-	s := schemeNamed(strings.ToLower(before))
-	if s.name == "" {
+	kind, srv := strings.CutSuffix(strings.ToLower(before), "+srv")
+	s := schemeNamed(kind)
+	if s.name == "" || srv && s.name != "submission" && s.name != "submissions" {
 		return Transport{}, unknownScheme(before, found)
 	}
 	t := newTransport(name, s)
+	t.SRV = srv
 	switch s.form {
 	case toPath, toMailbox:
 		if s.form == toMailbox {
@@ -213,6 +215,9 @@ func (t *Transport) setAuthority(s string) error {
 	user, host, port, err := parseAuthority(s, "password_file")
 	if err != nil {
 		return err
+	}
+	if t.SRV && (port > 0 || isAddress(host)) {
+		return fmt.Errorf("expected a domain after %s+srv://, which has SRV records that name servers and ports", t.Scheme)
 	}
 	if port > 0 {
 		t.Port = port
