@@ -224,7 +224,8 @@ func TestRelaysStandInForEachOther(t *testing.T) {
 			if n := len(good.Messages()) - had; n != arrived || len(w.waiting()) != waiting {
 				t.Errorf("%d messages arrived, %q wait\n%s", n, w.waiting(), w.log)
 			}
-			if n := later.Connections() - before; n != tt.later {
+			// Each of the two messages may have a session of its own.
+			if n := later.Connections() - before; n < tt.later || n > 2*tt.later {
 				t.Errorf("%d connections to the one who puts us off", n)
 			}
 		})
