@@ -60,6 +60,7 @@ type hopWork struct {
 	pace    pace
 	workers int
 	leaving map[*worker]bool // those that get no more
+	idle    map[*worker]bool // those that have nothing to do
 	proven  bool             // a session has been opened: more may be
 	busy    int              // messages that workers have and have not answered for
 	more    bool             // something may be due that no worker has
@@ -89,7 +90,7 @@ func (p *pass) newHopWork(hop string) *hopWork {
 	if route.Concurrency == 0 {
 		route.Concurrency = DefaultConcurrency
 	}
-	w := &hopWork{route: route, retry: p.Retry, pace: newPace(route.Concurrency), since: p.Now(), leaving: map[*worker]bool{}}
+	w := &hopWork{route: route, retry: p.Retry, pace: newPace(route.Concurrency), since: p.Now(), leaving: map[*worker]bool{}, idle: map[*worker]bool{}}
 	if route.Retry != nil {
 		w.retry = *route.Retry
 	}
@@ -109,6 +110,7 @@ func (p *pass) schedule(ctx context.Context) (next time.Time, err error) {
 			return l.next, err
 		}
 	}
+	p.rouse()
 	l.waiting, l.fewest = len(l.ready), 0
 	for _, hop := range p.growing() {
 		if p.sessions < sessionLimit {

@@ -81,6 +81,7 @@ func TestOneNextHopStarvesNoOther(t *testing.T) {
 			asked := time.Now()
 			wake <- struct{}{}
 			time.Sleep(10 * time.Second)
+			synctest.Wait()
 			if waited := at.Sub(asked); at.IsZero() || waited > 5*time.Second {
 				t.Errorf("the small one waited for %v", waited)
 			}

@@ -48,7 +48,8 @@ type event struct {
 	failure    *mail.Result // no session could be had, or the last one broke before it was of use
 	crowded    bool         // the next hop takes no further session beside those it has
 	wants      chan<- []spool.Claim
-	from       *worker // who wants, or has ended
+	from       *worker // who wants, is idle, or has ended
+	idle       bool    // the worker has nothing to do, and keeps his session
 	ended      bool
 }
 
@@ -155,6 +156,7 @@ func (p *pass) release(e event) {
 	p.line.stale = true
 	w := p.hops[e.hop]
 	delete(w.leaving, e.from)
+	delete(w.idle, e.from)
 	if w.workers--; w.workers == 0 {
 		delete(p.hops, e.hop)
 	}
@@ -330,6 +332,9 @@ func (p *pass) account(group []event) error {
 		}
 		if e.wants != nil && !p.stopping {
 			errs = append(errs, p.answer(e))
+		}
+		if e.idle {
+			p.idle(w, e.from)
 		}
 		p.release(e)
 	}

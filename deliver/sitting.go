@@ -91,7 +91,9 @@ func (s *sitting) feed(claims []spool.Claim) (left []spool.Claim) {
 		if len(claims) == 0 {
 			// Once more, when the last results are known: a report, say, may go the same way.
 			s.rest()
-			claims = <-s.ask()
+			for claims = <-s.ask(); len(claims) == 0 && s.linger(); {
+				claims = <-s.ask()
+			}
 		}
 	}
 	return nil

@@ -18,10 +18,11 @@ type worker struct {
 	soft   context.Context // done when no further session or message is to be begun
 	opened bool            // any session has been opened
 	proven bool            // somebody else had one when this worker began
+	nudge  chan bool       // ends the rest of an idle session: there is more to do, or its place is wanted
 }
 
 func (p *pass) newWorker(hop string, w *hopWork) *worker {
-	return &worker{clerk: clerk{p.Options, p.spool, w.retry}, hop: hop, route: w.route, events: p.events, soft: p.soft, proven: w.proven}
+	return &worker{clerk: clerk{p.Options, p.spool, w.retry}, hop: hop, route: w.route, events: p.events, soft: p.soft, proven: w.proven, nudge: make(chan bool, 1)}
 }
 
 // run makes the attempts claimed, and asks for more until there is none.
