@@ -203,7 +203,7 @@ func (b *bench) session() error {
 		for _, m := range []struct {
 			rates   *[]float64
 			measure func() (float64, error)
-		}{{&files, q.writeFiles}, {&waiting, q.converse}, {&ahead, q.sendAhead}} {
+		}{{&waiting, q.converse}, {&files, q.writeFiles}, {&ahead, q.sendAhead}} {
 			rate, err := m.measure()
 			if err != nil {
 				return err

@@ -30,6 +30,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -100,10 +101,13 @@ type Writer struct {
 // bufferSize is how much is gathered before it is written: most messages leave in one write.
 const bufferSize = 64 << 10
 
+// writeBuffers keeps the buffers of Writers that have ended for the next ones: a server writes one message after another.
+var writeBuffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
 // Create starts a message file with the envelope. The ID is made from the arrival time; it is free to be used in the
 // content, as in a Received field, by those who can bear that another message has it: Commit says which ID it became.
 func (d *Dir) Create(env *mail.Envelope) (*Writer, error) {
-	w := &Writer{dir: d, id: mail.MakeID(env.Arrival, uint8(rand.Uint32())), buf: make([]byte, 0, bufferSize)}
+	w := &Writer{dir: d, id: mail.MakeID(env.Arrival, uint8(rand.Uint32())), buf: writeBuffers.Get().(*[bufferSize]byte)[:0]}
 	if err := w.open(); err != nil {
 		return nil, err
 	}
@@ -199,9 +203,16 @@ func (w *Writer) Commit(facts mail.Facts) (mail.ID, error) {
 		return "", errors.Join(err, w.Abort())
 	}
 	// The message is durable, and will be sent: an error of Close must not tell the submitter otherwise.
-	_ = w.f.Close()
-	w.f = nil
+	_ = w.close()
 	return w.id, nil
+}
+
+// close ends the Writer.
+func (w *Writer) close() error {
+	err := w.f.Close()
+	writeBuffers.Put((*[bufferSize]byte)(w.buf[:bufferSize]))
+	w.f, w.buf = nil, nil
+	return err
 }
 
 func (w *Writer) commit(facts mail.Facts) error {
@@ -267,9 +278,7 @@ func (w *Writer) Abort() error {
 			err = w.error("remove", e)
 		}
 	}
-	err = errors.Join(err, w.f.Close())
-	w.f = nil
-	return err
+	return errors.Join(err, w.close())
 }
 
 func (w *Writer) path() string { return filepath.Join(w.dir.path, string(w.id)) }

@@ -146,7 +146,7 @@ func TestUntilItIsCommitted(t *testing.T) {
 				if err := w.Abort(); err != nil {
 					t.Fatal(err)
 				}
-				w.buf = nil
+				w.buf = make([]byte, 0, bufferSize)
 				if err := w.openNamed(); err != nil {
 					t.Fatal(err)
 				}
