@@ -33,12 +33,16 @@ var parts = []struct {
 	{"large", "A message of 100 MB, over TLS", large},
 	{"idle", "A pass with nothing due", idle},
 	{"dead", "A pass over 100,000 messages for one dead smarthost", dead},
+	{"million", "A pass over 1,000,000 recipients at 10,000 next hops, 9,000 of which are dead", million},
 	{"mailq", "mailq", listing},
 }
 
 func main() {
 	if len(os.Args) == 4 && os.Args[1] == sinkCommand {
 		exit(sink(os.Args[2], os.Args[3]))
+	}
+	if len(os.Args) == 4 && os.Args[1] == millionCommand {
+		exit(millionPass(os.Args[2], os.Args[3]))
 	}
 	if len(os.Args) < 2 {
 		exit(errors.New("usage: bench BIN [PART...]"))

@@ -103,12 +103,13 @@ func (p *pass) schedule(ctx context.Context) (next time.Time, err error) {
 	if err := p.fillLine(); err != nil {
 		return l.next, err
 	}
-	for len(l.ready) > 0 && p.sessions < limit(l.ready[0]) {
-		hop := l.ready[0].Hop
+	var hops []string
+	for len(l.ready) > 0 && p.sessions+len(hops) < limit(l.ready[0]) {
+		hops = append(hops, l.ready[0].Hop)
 		l.ready = l.ready[1:]
-		if err := p.start(ctx, hop); err != nil {
-			return l.next, err
-		}
+	}
+	if err := p.start(ctx, hops...); err != nil {
+		return l.next, err
 	}
 	p.rouse()
 	l.waiting, l.fewest = len(l.ready), 0
@@ -175,51 +176,94 @@ func (p *pass) growing() (hops []string) {
 	return hops
 }
 
-// start gives the next hop a worker, or another one, if there is work for it.
-func (p *pass) start(ctx context.Context, hop string) error {
-	w := p.hops[hop]
-	if w == nil {
-		w = p.newHopWork(hop)
+// start gives each next hop a worker, or another one, if there is work for it. What is claimed for all of them costs one
+// commit; but those with a rate may share it, so each of them has to know what the one before took.
+func (p *pass) start(ctx context.Context, hops ...string) error {
+	var together []*worker
+	for _, hop := range hops {
+		w := p.hops[hop]
+		if w == nil {
+			w = p.newHopWork(hop)
+			p.hops[hop] = w
+		}
+		if worker := p.newWorker(hop, w); w.route.Rate.Count == 0 {
+			together = append(together, worker)
+		} else if err := p.employ(ctx, worker); err != nil {
+			return err
+		}
 	}
-	worker := p.newWorker(hop, w)
-	claims, err := p.claim(w, worker)
-	if err != nil || len(claims) == 0 {
-		return err
-	}
-	p.hops[hop] = w
-	w.workers++
-	p.sessions++
-	go worker.run(ctx, claims)
-	return nil
+	return p.employ(ctx, together...)
 }
 
-// claim takes work for a worker.
-func (p *pass) claim(w *hopWork, of *worker) ([]spool.Claim, error) {
+// employ sets workers to work for whom there is some.
+func (p *pass) employ(ctx context.Context, workers ...*worker) error {
+	if len(workers) == 0 {
+		return nil
+	}
+	all, err := p.claim(workers...)
+	for i, worker := range workers {
+		w := p.hops[worker.hop]
+		if err == nil && len(all[i]) > 0 {
+			w.workers++
+			p.sessions++
+			go worker.run(ctx, all[i])
+		} else if w.workers == 0 {
+			delete(p.hops, worker.hop)
+		}
+	}
+	return err
+}
+
+// claim takes work for each worker.
+func (p *pass) claim(workers ...*worker) ([][]spool.Claim, error) {
 	now := p.Now()
-	most := spool.Most{Messages: w.size()}
+	all := make([][]spool.Claim, len(workers))
+	var wanted []spool.Wanted
+	var of []int // the worker who wants that
+	for i, worker := range workers {
+		w := p.hops[worker.hop]
+		w.more = false
+		most, err := p.most(worker.hop, w, now)
+		if err != nil {
+			return all, err
+		}
+		if most.Messages > 0 {
+			again := func(id mail.ID, attempts int) time.Time { return w.retry.Next(id, now, attempts) }
+			wanted, of = append(wanted, spool.Wanted{Hop: worker.hop, Most: most, Again: again}), append(of, i)
+		}
+	}
+	claimed, err := p.spool.Claim(now, wanted...)
+	if err != nil {
+		return all, err
+	}
+	for n, claims := range claimed {
+		all[of[n]] = claims
+		w := p.hops[wanted[n].Hop]
+		w.more = len(claims) > 0
+		w.busy += len(claims)
+		w.given += len(claims)
+		if err := p.spend(w.route, recipients(claims)); err != nil {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+// most returns how much a worker may have; nothing if the rate of his next hop is used up.
+func (p *pass) most(hop string, w *hopWork, now time.Time) (most spool.Most, err error) {
+	most.Messages = w.size()
 	if p.line.waiting > 0 {
 		most.Messages = min(most.Messages, turn)
 	}
-	if w.route.Rate.Count > 0 {
-		allowed, again, err := p.spool.Allowance(w.route.RateName, w.route.Rate, now)
-		if err != nil {
-			return nil, err
-		}
-		if allowed == 0 {
-			return nil, p.waitForRate(of.hop, w.route, again)
-		}
-		most.Recipients = allowed
+	if w.route.Rate.Count == 0 {
+		return most, nil
 	}
-	claims, err := p.spool.Claim(of.hop, now, most, func(id mail.ID, attempts int) time.Time {
-		return w.retry.Next(id, now, attempts)
-	})
-	w.more = len(claims) > 0
-	if err != nil || len(claims) == 0 {
-		return nil, err
+	allowed, again, err := p.spool.Allowance(w.route.RateName, w.route.Rate, now)
+	if err == nil && allowed == 0 {
+		return spool.Most{}, p.waitForRate(hop, w.route, again)
 	}
-	w.busy += len(claims)
-	w.given += len(claims)
-	return claims, p.spend(w.route, recipients(claims))
+	most.Recipients = allowed
+	return most, err
 }
 
 func recipients(claims []spool.Claim) (n int) {
@@ -254,9 +298,9 @@ func (p *pass) answer(e event) error {
 		w.leaving[e.from] = true
 		return nil
 	}
-	claims, err := p.claim(w, e.from)
-	if err == nil && len(claims) > 0 {
-		e.wants <- claims
+	all, err := p.claim(e.from)
+	if err == nil && len(all[0]) > 0 {
+		e.wants <- all[0]
 	}
 	return err
 }

@@ -100,13 +100,17 @@ func TestSessionsAreShared(t *testing.T) {
 		w.submitMany(4000, "bob@first.example")
 		w.during(func(wake chan<- struct{}) {
 			time.Sleep(10 * time.Second)
-			w.submitMany(1000, "bob@second.example")
+			w.submitMany(2000, "bob@second.example")
 			wake <- struct{}{}
-			time.Sleep(15 * time.Second)
-			synctest.Wait()
-			if a, b := first.sessions(), second.sessions(); a+b != 64 || a < 30 || b < 30 {
-				t.Errorf("sessions: %d and %d, want about as many each, 64 in all", a, b)
+			a, b := 0, 0
+			for range 40 {
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if a, b = first.sessions(), second.sessions(); min(a, b) >= 28 {
+					return
+				}
 			}
+			t.Errorf("sessions: %d and %d, want about as many each", a, b)
 		})
 	})
 }

@@ -25,37 +25,58 @@ func (r Ready) before(other Ready) int {
 // the most urgent and then the longest due, and when the next one will have; the zero time if nothing waits. Those for
 // which skip is true are left out.
 func (s *Spool) Due(now time.Time, most int, skip func(hop string) bool) (ready []Ready, next time.Time, err error) {
-	err = s.view(func(x *tx) error {
-		c := x.due.Cursor()
-		for k, _ := c.First(); k != nil; {
-			first, at, err := s.firstDue(c, k, now)
-			if err != nil {
-				return err
+	for from := []byte{}; from != nil; {
+		if err := s.view(func(x *tx) (err error) {
+			var some []Ready
+			var at time.Time
+			some, at, from, err = s.dueFrom(x, from, now, skip)
+			ready = sorted(append(ready, some...), most)
+			if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+				next = at
 			}
-			h, _, err := x.hop(first.hop)
-			if err != nil {
-				return err
-			}
-			if until := s.sane(first.hop, h.until, now); until.After(at) {
-				at = until
-			}
-			switch {
-			case at.After(now):
-				if !s.selective() && (next.IsZero() || at.Before(next)) {
-					next = at
-				}
-			case s.selective() && first.class != classAsked:
-			case skip == nil || !skip(first.hop):
-				ready = append(ready, Ready{first.hop, first.class < classOf(0), first})
-			}
-			if len(ready) > 2*most {
-				ready = sorted(ready, most)
-			}
-			k, _ = c.Seek(afterHopKey(first.hop))
+			return err
+		}); err != nil {
+			return nil, next, err
 		}
-		return nil
-	})
-	return sorted(ready, most), next, err
+	}
+	return ready, next, nil
+}
+
+// dueHops is how many next hops one turn of Due looks at. The pages that it needs for each of them stay in memory as long
+// as the turn goes on.
+const dueHops = 1000
+
+// dueFrom is Due for some next hops from the key on, and returns where to go on; nil at the end.
+func (s *Spool) dueFrom(x *tx, from []byte, now time.Time, skip func(hop string) bool) (ready []Ready, next time.Time, on []byte, err error) {
+	c := x.due.Cursor()
+	k, _ := c.Seek(from)
+	for n := 0; k != nil && n < dueHops; n++ {
+		first, at, err := s.firstDue(c, k, now)
+		if err != nil {
+			return nil, next, nil, err
+		}
+		h, _, err := x.hop(first.hop)
+		if err != nil {
+			return nil, next, nil, err
+		}
+		if until := s.sane(first.hop, h.until, now); until.After(at) {
+			at = until
+		}
+		switch {
+		case at.After(now):
+			if !s.selective() && (next.IsZero() || at.Before(next)) {
+				next = at
+			}
+		case s.selective() && first.class != classAsked:
+		case skip == nil || !skip(first.hop):
+			ready = append(ready, Ready{first.hop, first.class < classOf(0), first})
+		}
+		k, _ = c.Seek(afterHopKey(first.hop))
+	}
+	if k != nil {
+		on = append(on, k...)
+	}
+	return ready, next, on, nil
 }
 
 func sorted(ready []Ready, most int) []Ready {
@@ -132,42 +153,62 @@ type Most struct {
 	Recipients int // 0 means a thousand, and so does more
 }
 
-// Claim records an attempt for messages that are due at the next hop, the most urgent first and then the longest due,
-// each with its recipients that are due there. again says when the attempt
-// after the given number of them is due if nothing is heard of this one.
-func (s *Spool) Claim(hop string, now time.Time, most Most, again func(id mail.ID, attempts int) time.Time) ([]Claim, error) {
+// A Wanted is what a claim is made for: messages that are due at the next hop, the most urgent first and then the longest
+// due, each with its recipients that are due there.
+type Wanted struct {
+	Hop string
+	Most
+	// Again says when the attempt after the given number of them is due if nothing is heard of this one.
+	Again func(id mail.ID, attempts int) time.Time
+}
+
+// Claim records attempts, and returns them in the order of what was wanted. One turn does it for all.
+func (s *Spool) Claim(now time.Time, wanted ...Wanted) ([][]Claim, error) {
+	all := make([][]Claim, len(wanted))
 	some := false
 	if err := s.view(func(x *tx) error {
-		some = len(s.allDue(x, hop, now, Most{Messages: 1})) > 0
+		for _, w := range wanted {
+			some = some || len(s.allDue(x, w.Hop, now, Most{Messages: 1})) > 0
+		}
 		return nil
 	}); err != nil || !some {
-		return nil, err
+		return all, err
 	}
-	var claims []Claim
-	err := s.update(func(x *tx) error {
-		at := map[mail.ID]int{}
-		for _, d := range s.allDue(x, hop, now, most) {
-			attempts, pending, relay, err := s.claim(x, d, now, again)
-			if err != nil {
+	if err := s.update(func(x *tx) (err error) {
+		for i, w := range wanted {
+			if all[i], err = s.claimFor(x, w, now); err != nil {
 				return err
 			}
-			i, ok := at[d.id]
-			if !ok {
-				i = len(claims)
-				at[d.id] = i
-				claims = append(claims, Claim{ID: d.id, Pending: pending, Relay: relay})
-			}
-			claims[i].Recipients = append(claims[i].Recipients, Claimed{d.n, attempts})
 		}
 		return nil
-	})
-	if err != nil {
+	}); err != nil {
 		return nil, err
 	}
-	for _, c := range claims {
-		for _, r := range c.Recipients {
-			s.claimed[claimKey{c.ID, r.Recipient}] = true
+	for _, claims := range all {
+		for _, c := range claims {
+			for _, r := range c.Recipients {
+				s.claimed[claimKey{c.ID, r.Recipient}] = true
+			}
 		}
+	}
+	return all, nil
+}
+
+// claimFor records the attempts at one next hop.
+func (s *Spool) claimFor(x *tx, w Wanted, now time.Time) (claims []Claim, err error) {
+	at := map[mail.ID]int{}
+	for _, d := range s.allDue(x, w.Hop, now, w.Most) {
+		attempts, pending, relay, err := s.claim(x, d, now, w.Again)
+		if err != nil {
+			return nil, err
+		}
+		i, ok := at[d.id]
+		if !ok {
+			i = len(claims)
+			at[d.id] = i
+			claims = append(claims, Claim{ID: d.id, Pending: pending, Relay: relay})
+		}
+		claims[i].Recipients = append(claims[i].Recipients, Claimed{d.n, attempts})
 	}
 	return claims, nil
 }

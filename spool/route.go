@@ -63,7 +63,7 @@ func (s *Spool) inBatches(from []byte, f func(x *tx, from []byte) ([]byte, error
 	return nil
 }
 
-const rerouteBatch = 10000
+const rerouteBatch = 2000
 
 // failOverBatch routes again some of what waits for the next hop.
 func (s *Spool) failOverBatch(x *tx, hop string, from []byte) (next []byte, err error) {

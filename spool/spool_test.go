@@ -111,11 +111,13 @@ func (w *world) dueNow(s *Spool) (hops []string, next time.Time, err error) {
 
 func (w *world) claim(s *Spool, hop string) []Claim {
 	w.t.Helper()
-	claims, err := s.Claim(hop, w.now, Most{Messages: 100}, func(_ mail.ID, attempts int) time.Time { return w.now.Add(time.Duration(attempts) * time.Hour) })
+	claims, err := s.Claim(w.now, Wanted{hop, Most{Messages: 100}, func(_ mail.ID, attempts int) time.Time {
+		return w.now.Add(time.Duration(attempts) * time.Hour)
+	}})
 	if err != nil {
 		w.t.Fatalf("Claim: %v", err)
 	}
-	return claims
+	return claims[0]
 }
 
 func (w *world) settle(s *Spool, c Claim, actions ...mail.Action) {
@@ -318,7 +320,7 @@ func TestIndexTruncatedAnywhereIsRebuilt(t *testing.T) {
 		for try := 0; ; try++ {
 			s, err := Acquire(w.dir, w.opts)
 			if err == nil {
-				_, err = s.Claim("relay/a.example", w.now, Most{Messages: 1}, func(mail.ID, int) time.Time { return w.now })
+				_, err = s.Claim(w.now, Wanted{"relay/a.example", Most{Messages: 1}, func(mail.ID, int) time.Time { return w.now }})
 				if err := s.End(); err != nil && try > 0 {
 					t.Fatalf("cut at %d: End: %v", size, err)
 				}

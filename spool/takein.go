@@ -16,7 +16,7 @@ import (
 // ends it early.
 const (
 	batch           = 1000
-	batchRecipients = 10_000
+	batchRecipients = 2000
 )
 
 // deadAge is how old a file without a valid end and without a lock must be before its writer counts as dead. A writer
