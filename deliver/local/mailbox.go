@@ -24,10 +24,11 @@ type mailbox struct {
 	made   bool // by us
 }
 
-// Bounds for waiting. A mail reader has the locks while it writes the mailbox anew.
+// Bounds for waiting. Another delivery has the locks for milliseconds, a mail reader while it writes the mailbox anew.
 const (
 	lockPatience = 10 * time.Second
-	lockPause    = 250 * time.Millisecond
+	firstPause   = 5 * time.Millisecond
+	lastPause    = 250 * time.Millisecond
 )
 
 // staleAge is how old a dot lock has to be that whoever made it has surely forgotten it.
@@ -45,7 +46,7 @@ func (b Mbox) acquire(ctx context.Context, dir *os.File) (*mailbox, error) {
 	}
 	limit := time.NewTimer(patience)
 	defer limit.Stop()
-	for {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		f, err := b.try(dir)
 		var busy *busyError
 		if !errors.As(err, &busy) {
@@ -56,7 +57,7 @@ func (b Mbox) acquire(ctx context.Context, dir *os.File) (*mailbox, error) {
 			return nil, fmt.Errorf("%w, and there was no more time: %w", err, context.Cause(ctx))
 		case <-limit.C:
 			return nil, err
-		case <-time.After(lockPause):
+		case <-time.After(pause):
 		}
 	}
 }
