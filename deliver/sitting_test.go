@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/postrider/postrider/deliver"
 	"github.com/postrider/postrider/internal/mail"
@@ -119,4 +120,40 @@ func TestPanicWithSeveralMessages(t *testing.T) {
 	w.want("delivered", len(h.got), 18)
 	w.want("waiting", len(w.waiting()), 2)
 	w.want("deferred", w.logged("status=deferred (internal error: boom)"), 2)
+}
+
+// A silent next hop takes a message and answers nothing until it is hung up on.
+type silent struct{ begun chan struct{} }
+
+func (s *silent) Open(context.Context, string) (deliver.Session, error) { return s, nil }
+
+func (s *silent) Deliver(ctx context.Context, attempts <-chan mail.Attempt) error {
+	a := <-attempts
+	s.begun <- struct{}{}
+	<-ctx.Done()
+	a.Done(nil)
+	return &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 2}, "interrupted")}
+}
+
+// A session that is cut off because we stop is no trouble of its next hop.
+func TestStopIsNoTroubleOfTheNextHop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := newWorld(t), &silent{make(chan struct{})}
+		w.opts.Resolve = func(string) (deliver.Route, error) { return deliver.Route{Transport: s}, nil }
+		w.submit("ann@example.org", "bob@a.example")
+		sp := w.acquire()
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- deliver.Pass(ctx, sp, w.opts) }()
+		<-s.begun
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if err := sp.End(); err != nil {
+			t.Fatal(err)
+		}
+		w.want("next hop in trouble", w.logged("next hop"), 0)
+		w.want("waiting", w.waiting(), []string{"bob@a.example 0 "})
+	})
 }

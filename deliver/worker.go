@@ -45,7 +45,11 @@ func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 			return
 		}
 		claims, failure = w.sit(ctx, session, claims)
-		if failure != nil || w.stopped() {
+		if w.stopped() {
+			w.giveBack(claims, nil) // a session that was cut off says nothing of the next hop
+			return
+		}
+		if failure != nil {
 			w.giveBack(claims, failure)
 			return
 		}
