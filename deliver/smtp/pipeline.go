@@ -185,6 +185,7 @@ func (p *pipeline) launch(t *transaction) (careful bool) {
 	}
 	p.flight = append(p.flight, t)
 	p.size += t.size
+	p.clean = false // again: the one before it may have been answered since this one was begun
 	return t.wanted != nil
 }
 

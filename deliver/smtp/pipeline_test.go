@@ -488,3 +488,27 @@ func TestSeriesInEveryWay(t *testing.T) {
 		}
 	})
 }
+
+// TestResetBehindWhatIsUnanswered has a message be taken between the moment when the next one is begun and the moment when
+// it is on its way: the one after that is preceded by RSET none the less.
+func TestResetBehindWhatIsUnanswered(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	s := &Session{server: (&Server{Host: "127.0.0.1"}).withDefaults(), conn: newConn(ours), clean: true}
+	defer s.conn.close()
+	p := &pipeline{Session: s, change: make(chan struct{}, 1), heard: make(chan struct{}), room: 1}
+	for _, m := range series(t, 3) {
+		p.take(mail.Attempt{Message: m, Positions: all(m), Done: func([]mail.Result) {}}, true)
+	}
+	first, _, _ := p.begun()
+	p.launch(first)
+	p.room = 2
+	second, _, _ := p.begun()
+	first.accepted = first.slots
+	p.answered(first)
+	p.launch(second)
+	third, _, _ := p.begun()
+	if first.reset || !second.reset || !third.reset {
+		t.Errorf("RSET before each: %v, %v, %v; want it before the second and the third", first.reset, second.reset, third.reset)
+	}
+}
