@@ -3,6 +3,7 @@ package spool
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -38,6 +39,11 @@ func (w window) settle(r Rate, now time.Time) window {
 		}
 	}
 	return kept.spend(r, late, now)
+}
+
+// ahead reports whether some of it lies in the future.
+func (w window) ahead(now time.Time) bool {
+	return slices.ContainsFunc(w, func(s slot) bool { return s.at.After(now) })
 }
 
 // spend counts n as of now, or gives back -n of what was counted last.
@@ -103,6 +109,12 @@ func decodeWindow(key, value []byte) (w window, err error) {
 func (s *Spool) Allowance(name string, r Rate, now time.Time) (n int, again time.Time, err error) {
 	if err := s.loadRate(name); err != nil {
 		return 0, again, err
+	}
+	if s.rates[name].ahead(now) {
+		// Did only this pass know as of when it counts, the next one would have the whole wait begin again.
+		if err := s.Spend(name, r, 0, now); err != nil {
+			return 0, again, err
+		}
 	}
 	s.rates[name] = s.rates[name].settle(r, now)
 	n, again = s.rates[name].left(r)

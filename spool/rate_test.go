@@ -1,8 +1,10 @@
 package spool
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,4 +140,64 @@ func TestDamagedStateIsSetAside(t *testing.T) {
 	if !strings.HasPrefix(w.log[0], "ALARM: state.db is damaged") {
 		t.Errorf("log %q", w.log)
 	}
+}
+
+// Whatever page of it is damaged or missing, mail goes on: at worst all rates begin anew.
+func TestDamagedStateStopsNothing(t *testing.T) {
+	w := newWorld(t)
+	r := Rate{100, time.Hour}
+	s := w.acquire()
+	for range 5 {
+		w.spend(s, r, 1)
+	}
+	w.end(s)
+	whole, err := os.ReadFile(filepath.Join(w.dir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := os.Getpagesize()
+	damage := map[string][]byte{"empty": nil, "one octet": whole[:1], "half": whole[:len(whole)/2]}
+	for at := 0; at < len(whole); at += page {
+		torn := slices.Clone(whole)
+		copy(torn[at:], strings.Repeat("garbage\n", page/8))
+		damage[fmt.Sprintf("page %d", at/page)] = torn
+		zero := slices.Clone(whole)
+		clear(zero[at:min(at+page, len(zero))])
+		damage[fmt.Sprintf("page %d of zeros", at/page)] = zero
+	}
+	for name, content := range damage {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if err := os.WriteFile(filepath.Join(w.dir, "state.db"), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s := w.acquire()
+			left := w.left(s, r)
+			w.spend(s, r, 1)
+			w.want("left after one", w.left(s, r), left-1)
+			w.end(s)
+			s = w.acquire()
+			w.want("left, to the next pass", w.left(s, r), left-1)
+			w.end(s)
+		})
+	}
+}
+
+// After the clock was set back, passes one after another wait for one span together and not each for its own.
+func TestRateWhenTheClockIsSetBack(t *testing.T) {
+	w := newWorld(t)
+	r := Rate{100, time.Hour}
+	s := w.acquire()
+	w.spend(s, r, 100)
+	w.end(s)
+	w.now = w.now.Add(-24 * time.Hour)
+	for range 7 {
+		s = w.acquire()
+		w.want("left", w.left(s, r), 0)
+		w.end(s)
+		w.now = w.now.Add(10 * time.Minute)
+	}
+	s = w.acquire()
+	w.want("left after a span", w.left(s, r), 100)
+	w.end(s)
 }

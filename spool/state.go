@@ -29,28 +29,50 @@ type state struct{ meta, rates *bbolt.Bucket }
 
 // viewState reads. Without a file there is nothing to read, and f is not called.
 func (s *Spool) viewState(f func(*state) error) error {
-	if _, err := os.Stat(s.path(stateFile)); errors.Is(err, fs.ErrNotExist) {
+	if s.noState() {
 		return nil
 	}
 	err := s.stateTurn(false, f)
 	if errors.Is(err, errDamaged) {
-		// It cannot be made anew, but mail must go on: what is left of it is kept for whoever can read it.
-		s.opts.Logf("ALARM: state.db is damaged, and what it said is forgotten: %v", err)
-		return s.setAside("", stateFile, err)
+		return s.forgetState(err)
 	}
 	return err
 }
 
-// updateState writes. When it returns nil, what was written survives a crash.
+// updateState writes. When it returns nil, what was written survives a crash. If the file is damaged, f is called again
+// with a new one: it may have been called before.
 func (s *Spool) updateState(f func(*state) error) error {
-	if _, err := os.Stat(s.path(stateFile)); errors.Is(err, fs.ErrNotExist) {
+	if s.noState() {
 		if err := s.newState(); err != nil {
 			return err
 		}
 	}
+	err := s.stateTurn(true, f)
+	if !errors.Is(err, errDamaged) {
+		return err
+	}
+	// What only a writer reads, the list of free pages for instance, no reader finds damaged.
+	if err := errors.Join(s.forgetState(err), s.newState()); err != nil {
+		return err
+	}
 	return s.stateTurn(true, f)
 }
 
+// noState reports whether there is no state.db. bbolt makes a database of what is empty, and cannot if it only reads.
+func (s *Spool) noState() bool {
+	st, err := os.Stat(s.path(stateFile))
+	return errors.Is(err, fs.ErrNotExist) || err == nil && st.Size() == 0
+}
+
+// forgetState sets a damaged state.db aside. It cannot be made anew from anything, but mail must go on: what is left of it
+// is kept for whoever can read it.
+func (s *Spool) forgetState(why error) error {
+	s.opts.Logf("ALARM: state.db is damaged, and what it said is forgotten: %v", why)
+	return s.setAside("", stateFile, why)
+}
+
+// stateTurn opens state.db, calls f in one transaction, and closes it. One that makes bbolt panic stays open: nobody can
+// close it then, and it is set aside.
 func (s *Spool) stateTurn(write bool, f func(*state) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
