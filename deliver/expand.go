@@ -29,6 +29,10 @@ func (w *worker) expand(ctx context.Context, c spool.Claim) event {
 	var results []mail.Result
 	var found []expanded
 	for _, r := range c.Recipients {
+		if w.stopped() {
+			onward = append(onward, spool.Disposition{Recipient: r.Recipient, Untried: true, Next: w.Now()})
+			continue
+		}
 		x, err := w.route.Expander.Expand(ctx, f.Recipients[r.Recipient].Path)
 		if err == nil && !x.Found {
 			onward = append(onward, spool.Disposition{Recipient: r.Recipient, Untried: true, Expanded: true, Next: w.Now()})

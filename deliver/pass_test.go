@@ -538,6 +538,33 @@ func TestStopGivesBackWhatWasNotBegun(t *testing.T) {
 	w.want("the rest waits untried", w.waiting(), []string{"u1@a.example 0 ", "u2@a.example 0 "})
 }
 
+// stopping is an Expander during whose first lookup the pass is told to end.
+type stopping struct{ stop func() }
+
+func (s stopping) Expand(ctx context.Context, rcpt mail.Path) (deliver.Expansion, error) {
+	s.stop()
+	return deliver.Expansion{}, &mail.Failure{Result: mail.Result{Action: mail.Failed, Reply: mail.Reply{Enhanced: mail.EnhancedCode{5, 1, 1}, Text: "nobody"}}}
+}
+
+func TestStopLooksUpNobodyAnyMore(t *testing.T) {
+	w := newWorld(t)
+	w.submit("ann@example.org", "u0@a.example", "u1@a.example", "u2@a.example")
+	sp := w.acquire()
+	ctx, stop := context.WithCancel(t.Context())
+	w.opts.Resolve = func(hop string) (deliver.Route, error) {
+		return deliver.Route{Expander: stopping{stop}, Domain: hop, Concurrency: 1}, nil
+	}
+	if err := deliver.Pass(ctx, sp, w.opts); err != nil {
+		t.Fatalf("Pass: %v", err)
+	}
+	if err := sp.End(); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(fmt.Sprint(w.waiting()), "@a.example 0 "); n != 2 {
+		t.Errorf("%d wait untried, want 2: %q\n%q", n, w.waiting(), w.log)
+	}
+}
+
 func TestRunningPassTakesNewArrivals(t *testing.T) {
 	w := newWorld(t)
 	s := &server{begun: make(chan string)}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -98,11 +99,12 @@ func (l *lookup) Expand(ctx context.Context, rcpt mail.Path) (deliver.Expansion,
 	if err != nil {
 		return deliver.Expansion{}, trouble(err)
 	}
-	user, err := l.isUser(ctx, rcpt)
-	if err != nil {
-		return deliver.Expansion{}, trouble(err)
+	// Who has an alias is known, whoever else cannot be asked.
+	user, unsure := l.isUser(ctx, rcpt)
+	if unsure != nil && !errors.Is(unsure, users.ErrUnsure) {
+		return deliver.Expansion{}, trouble(unsure)
 	}
-	x, err := table.Expand(rcpt.Local(), user)
+	x, err := table.Expand(rcpt.Local(), user || unsure != nil)
 	if !x.Found && !user && machinery[strings.ToLower(rcpt.Local())] {
 		if x, err = table.Expand(root, true); !x.Found {
 			x = alias.Expansion{Found: true, Targets: []mail.Path{rootPath()}}
@@ -110,6 +112,9 @@ func (l *lookup) Expand(ctx context.Context, rcpt mail.Path) (deliver.Expansion,
 	}
 	if err != nil {
 		return deliver.Expansion{}, trouble(fmt.Errorf("alias %s: %w", rcpt.Local(), err))
+	}
+	if !x.Found && unsure != nil {
+		return deliver.Expansion{}, &mail.Failure{Result: unknown(unsure)}
 	}
 	if !x.Found && !user {
 		return deliver.Expansion{}, &mail.Failure{Result: mail.Result{Action: mail.Failed, Reply: mail.Reply{

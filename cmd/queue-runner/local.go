@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -95,7 +96,7 @@ func transportJob(ctx context.Context, t config.Transport, rcpt mail.Path) (j jo
 		j.Owner = as.UID
 	}
 	if err != nil {
-		r := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 5}, "look up the user: %v", err)
+		r := unknown(err)
 		return j, as, &r
 	}
 	if j.User = as; as.Name == "" {
@@ -119,6 +120,15 @@ func transportJob(ctx context.Context, t config.Transport, rcpt mail.Path) (j jo
 
 // noUser is the answer for a recipient who would have to be a user of this host.
 var noUser = mail.Result{Action: mail.Failed, Reply: mail.Reply{Enhanced: mail.EnhancedCode{5, 1, 1}, Text: "no user of this host has this name"}}
+
+// unknown is the answer for a recipient of whom it cannot be said now whether he is a user of this host. Who may be none at
+// all must not wait for ever, nor keep others waiting.
+func unknown(err error) mail.Result {
+	if errors.Is(err, users.ErrUnsure) {
+		return mail.Delay(mail.OfRecipient, mail.EnhancedCode{4, 1, 1}, "look up the user: %v", err)
+	}
+	return mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 5}, "look up the user: %v", err)
+}
 
 func mustFind(ctx context.Context, name string) (users.User, error) {
 	u, ok, err := users.Find(ctx, name)

@@ -54,6 +54,7 @@ func newHousehold(t *testing.T, settings string) *household {
 	writeFile(t, filepath.Join(root, "passwd"), fmt.Sprintf("root:x:0:0::%[1]s:/bin/sh\npostrider:x:%[2]d:%[2]d::/:/bin/false\nbob:x:%[3]d:%[3]d::%[1]s/bob:/bin/sh\nlists:x:%[4]d:%[4]d::%[1]s/lists:/bin/sh\n",
 		root, owner64, bob64, lists64), 0o644)
 	writeFile(t, filepath.Join(root, "group"), fmt.Sprintf("root:x:0:\nmail:x:%d:\nfriends:x:%d:bob,ann\n", mail64, friends64), 0o644)
+	writeFile(t, filepath.Join(root, "nsswitch.conf"), "passwd: files\n", 0o644)
 	h.world = newWorld(t, strings.ReplaceAll(settings, "ROOT", root))
 	// Its place must be one that the owner can go to.
 	h.world.dir = filepath.Join(root, "spool")
@@ -93,7 +94,7 @@ func (h *household) command() *exec.Cmd {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	script := fmt.Sprintf("mount --bind %[1]s/passwd /etc/passwd && mount --bind %[1]s/group /etc/group && exec %[2]s -C %[3]s", h.root, h.program, h.config)
+	script := fmt.Sprintf("mount --bind %[1]s/passwd /etc/passwd && mount --bind %[1]s/group /etc/group && if [ -e /etc/nsswitch.conf ]; then mount --bind %[1]s/nsswitch.conf /etc/nsswitch.conf; fi && exec %[2]s -C %[3]s", h.root, h.program, h.config)
 	return exec.Command("unshare", "-m", "sh", "-c", script)
 }
 
@@ -219,6 +220,22 @@ transport = "program"
 		t.Fatal(err)
 	}
 	eventually(t, "the program is stopped", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
+}
+
+// Where users may be in a directory, nobody is said not to exist; nor does he keep others waiting.
+func TestDirectoryOfUsers(t *testing.T) {
+	if _, err := os.Stat("/etc/nsswitch.conf"); err != nil {
+		t.Skip("NOT TESTED HERE: there is no nsswitch.conf")
+	}
+	h := newHousehold(t, asRecipients)
+	writeFile(t, filepath.Join(h.root, "nsswitch.conf"), "passwd: files nosuchsource\n", 0o644)
+	h.submit("nobody-here@box.example", "nobody-here@localhost", "bob@box.example")
+	h.pass()
+	h.owned("mail/bob", bob64, mail64, 0o660, "Delivered-To: bob@box.example")
+	h.wantLog("to=<nobody-here@box.example>, relay=none", "to=<nobody-here@localhost>, relay=", "dsn=4.1.1, status=deferred (look up the user:")
+	if strings.Contains(h.log, "bounced") {
+		t.Errorf("bounced:\n%s", h.log)
+	}
 }
 
 func eventually(t *testing.T, what string, true func() bool) {
