@@ -67,9 +67,6 @@ func exitStatus(err error) int {
 }
 
 func app(stdout, stderr io.Writer) *cli.App {
-	configFlag := &cli.StringFlag{
-		Name: "C", Usage: "read the configuration from `FILE`", EnvVars: []string{"POSTRIDER_CONFIG"},
-	}
 	return &cli.App{
 		Name:            "queue-runner",
 		Usage:           "deliver what is due in the mail queue",
@@ -78,11 +75,11 @@ func app(stdout, stderr io.Writer) *cli.App {
 		Writer:          stdout,
 		ErrWriter:       stderr,
 		ExitErrHandler:  func(*cli.Context, error) {},
-		OnUsageError:    func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		OnUsageError:    misused,
 		// An address may have a comma.
 		DisableSliceFlagSeparator: true,
 		Flags: []cli.Flag{
-			configFlag,
+			configFlag(),
 			&cli.BoolFlag{Name: "daemon", Usage: "keep running, and deliver new mail at once"},
 			&cli.DurationFlag{Name: "interval", Usage: "with --daemon: look at the queue at least so `often`", Value: defaultInterval},
 			&cli.BoolFlag{Name: "now", Usage: "try everything at once, whatever the schedule says"},
@@ -99,106 +96,7 @@ func app(stdout, stderr io.Writer) *cli.App {
 			}
 			return deliverMail(configFile(c), o, stdout, stderr)
 		},
-		Commands: []*cli.Command{{
-			Name:         "check",
-			Usage:        "say what is configured, in words, and what is wrong with it",
-			Flags:        []cli.Flag{configFlag},
-			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
-			Action: func(c *cli.Context) error {
-				cfg, err := config.Load(configFile(c))
-				if err != nil {
-					return err
-				}
-				if err := seeAsOwner(cfg.Spool); err != nil {
-					return err
-				}
-				return check(cfg, stdout)
-			},
-		}, {
-			Name:      "route",
-			Usage:     "say where mail for addresses would go, and send none",
-			ArgsUsage: "address ...",
-			Flags: []cli.Flag{configFlag, &cli.StringFlag{
-				Name: "sender", Usage: "whom the mail would come from, instead of whoever asks",
-			}},
-			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
-			Action: func(c *cli.Context) error {
-				if c.NArg() == 0 {
-					return usageError{errors.New("route: name the addresses")}
-				}
-				cfg, err := config.Load(configFile(c))
-				if err != nil {
-					return err
-				}
-				return explain(cfg, c.String("sender"), c.Args().Slice(), stdout)
-			},
-		}, {
-			Name:         "newaliases",
-			Usage:        "check the alias file; there is no database to be made",
-			Flags:        []cli.Flag{configFlag},
-			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
-			Action: func(c *cli.Context) error {
-				cfg, err := config.Load(configFile(c))
-				if err != nil {
-					return err
-				}
-				return newAliases(cfg, stdout, stderr)
-			},
-		}, {
-			Name:         "login",
-			Usage:        "read a password, and print the line that lets its user log in",
-			ArgsUsage:    "name",
-			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
-			Action: func(c *cli.Context) error {
-				if c.NArg() != 1 {
-					return usageError{errors.New("login: name one user")}
-				}
-				return printLogin(c.Args().First(), os.Stdin, stdout, stderr)
-			},
-		}, {
-			Name:         "accept",
-			Usage:        "take messages from the client of the submission socket who is at standard input",
-			Flags:        []cli.Flag{configFlag},
-			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
-			Action: func(c *cli.Context) error {
-				cfg, err := prepare(configFile(c))
-				if err != nil {
-					return err
-				}
-				return accept(cfg, stderr)
-			},
-		}, {
-			Name:   "steward", // started by deliverMail
-			Hidden: true,
-			Flags:  []cli.Flag{configFlag},
-			Action: func(c *cli.Context) error {
-				cfg, err := config.Load(configFile(c))
-				if err != nil {
-					return err
-				}
-				return beSteward(cfg)
-			},
-		}, {
-			Name:   "agent", // started by the steward
-			Hidden: true,
-			Action: func(*cli.Context) error { return beAgent() },
-		}, {
-			Name:  "smtp",
-			Usage: "take messages by SMTP at standard input",
-			Flags: []cli.Flag{
-				configFlag,
-				&cli.IntFlag{Name: "through", Usage: "hand them to the program at the other end of descriptor `N`", Value: -1},
-				&cli.StringFlag{Name: "delivery", Usage: "background or queue, whatever the configuration says of `delivery`"},
-			},
-			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
-			Action: func(c *cli.Context) error {
-				cfg, err := prepare(configFile(c))
-				if err != nil {
-					return err
-				}
-				return smtpOnStdin(cfg, speaking{c.Int("through"), c.String("delivery")}, stderr)
-			},
-		}},
+		Commands: commands(stdout, stderr),
 	}
 }
 
