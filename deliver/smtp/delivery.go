@@ -105,6 +105,9 @@ func (s *Session) noMore() mail.Result {
 	if s.over.Load() {
 		return *s.why
 	}
+	if s.conn.interrupted.Load() {
+		return s.delay(mail.OfUs, mail.EnhancedCode{4, 3, 2}, "interrupted")
+	}
 	return s.delay(mail.OfHost, mail.EnhancedCode{4, 5, 3}, "%s takes no more than %d transactions in a session", s.server.Host, s.most())
 }
 
