@@ -142,7 +142,7 @@ func (p *pipeline) finish(d *delivery) {
 
 // send puts a transaction on its way. It reports whether another one may follow.
 func (p *pipeline) send(t *transaction) bool {
-	start := len(p.out)
+	start, startsAt := len(p.out), p.place()
 	p.out = t.appendEnvelope(p.out)
 	p.conn.log.said(p.out[start:])
 	t.beginsAt = p.place()
@@ -166,7 +166,7 @@ func (p *pipeline) send(t *transaction) bool {
 	p.conn.log.said(bdat)
 	p.out = append(p.out, bdat...)
 	w := contentWriter{transaction: t, chunk: true, flush: p.flush}
-	return p.keepOrStop(w.write())
+	return p.keepOrStop(startsAt, w.write())
 }
 
 // place returns where what is sent next begins among the octets sent.
@@ -199,9 +199,10 @@ func (p *pipeline) flush() error {
 	return err
 }
 
-// keepOrStop takes the error of sending a content, and reports whether another one may follow. Only hanging up tells a
-// server that this was not all; but those before it are still to be answered.
-func (p *pipeline) keepOrStop(err error) bool {
+// keepOrStop takes the error of sending a transaction that starts at a place among the octets sent, and reports whether
+// another one may follow. Only hanging up tells a server that this was not all; but those before it are still to be sent
+// and answered.
+func (p *pipeline) keepOrStop(startsAt int64, err error) bool {
 	local, ok := errors.AsType[*readError](err)
 	if !ok {
 		return err == nil
@@ -209,6 +210,8 @@ func (p *pipeline) keepOrStop(err error) bool {
 	p.mu.Lock()
 	p.local = local
 	p.mu.Unlock()
+	p.out = p.out[:max(0, startsAt-p.conn.offered)]
+	_ = p.flush() // the reader sees it
 	for {
 		p.mu.Lock()
 		last := len(p.flight) <= 1 || p.stopped
@@ -374,6 +377,8 @@ func (t *transaction) hear(p *pipeline) error {
 			t.parted = t.parted || closing(reply)
 		} else if positive(reply) {
 			t.accepted = append(t.accepted, slot)
+		} else if closing(reply) {
+			t.refusal(reply)
 		}
 	}
 	return t.hearFinal()
@@ -398,6 +403,8 @@ func (t *transaction) hearFinal() error {
 			t.confused() // it has refused the sender and taken the message
 		case t.refused == nil && len(t.accepted) > 0:
 			t.answer(reply)
+		case closing(reply):
+			t.refusal(reply) // it changes nothing for this message
 		}
 	}
 	if t.refused != nil {
@@ -433,6 +440,8 @@ func (t *transaction) hearOne(c command, place int64) (mail.Reply, error) {
 	}
 	if err != nil {
 		t.lost("sending "+c.verb, err)
+	} else if t.broken && !closing(reply) {
+		t.wentOn = true
 	}
 	return reply, err
 }
@@ -444,8 +453,8 @@ func (p *pipeline) settle() {
 		switch {
 		case t.refused != nil:
 			t.refuse(*t.refused)
-		case p.local != nil:
-			t.refuse(*t.unreadable(p.local.err)) // it is the last
+		case p.local != nil && i == len(p.flight)-1:
+			t.refuse(*t.unreadable(p.local.err))
 		case farewell && t.parted:
 			t.refuse(*p.why)
 		case farewell:
@@ -462,7 +471,7 @@ func (p *pipeline) settle() {
 }
 
 // farewell reports whether the server said goodbye before it hung up: then it did not go on reading (RFC 5321 section
-// 3.8), whatever had been sent to it.
+// 3.8), whatever had been sent to it. One that has answered more after its goodbye may have read anything.
 func (p *pipeline) farewell() bool {
-	return p.why != nil && p.why.Reply.Code == 421 && (p.err == io.EOF || errors.Is(p.err, syscall.ECONNRESET) || errors.Is(p.err, syscall.EPIPE))
+	return !p.wentOn && p.why != nil && p.why.Reply.Code == 421 && (p.err == io.EOF || errors.Is(p.err, syscall.ECONNRESET) || errors.Is(p.err, syscall.EPIPE))
 }

@@ -512,3 +512,114 @@ func TestResetBehindWhatIsUnanswered(t *testing.T) {
 		t.Errorf("RSET before each: %v, %v, %v; want it before the second and the third", first.reset, second.reset, third.reset)
 	}
 }
+
+// A step is what a staged server waits for, and what it says then.
+type step struct{ until, say string }
+
+// staged dials a server with PIPELINING and CHUNKING that takes the first message of a series, plays the steps and hangs
+// up.
+func staged(t *testing.T, steps ...step) *Server {
+	steps = append([]step{
+		{"", "220 stage\r\n"},
+		{"EHLO stage\r\n", "250-stage\r\n250-CHUNKING\r\n250 PIPELINING\r\n"},
+		{"RCPT TO:<u0@example.com>\r\n", "250 fine\r\n250 fine\r\n"},
+		{"Subject: \r\n", "250 taken\r\n"},
+	}, steps...)
+	return &Server{Host: "127.0.0.1", Hello: "stage", Dial: func(context.Context, string, string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() {
+			defer theirs.Close()
+			r := bufio.NewReader(theirs)
+			for _, step := range steps {
+				for read := ""; !strings.HasSuffix(read, step.until); {
+					c, err := r.ReadByte()
+					if err != nil {
+						t.Errorf("the client hangs up after %q; %q should come", read, step.until)
+						return
+					}
+					read += string(c)
+				}
+				if _, err := io.WriteString(theirs, step.say); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+		return pipeEnd{ours}, nil
+	}}
+}
+
+// A pipeEnd can be read when the other end is closed, whatever the deadline, as a socket can.
+type pipeEnd struct{ net.Conn }
+
+func (p pipeEnd) SetReadDeadline(t time.Time) error {
+	if err := p.Conn.SetReadDeadline(t); err != io.ErrClosedPipe {
+		return err
+	}
+	return nil
+}
+
+// TestLastWords has a server say goodbye to the second of three messages when it has read all three, and hang up.
+func TestLastWords(t *testing.T) {
+	const perhaps = "delayed of message, us says 4.4.2"
+	for _, tt := range []struct{ name, says, second, third string }{
+		{"at the content of a message for nobody", "250 fine\r\n550 5.1.1 who?\r\n421 4.7.0 enough\r\n", "failed of recipient, server says 5.1.1", outcome(untried)},
+		{"at the content of a refused message", "550 5.7.1 no\r\n503 5.5.1 no\r\n421 4.7.0 enough\r\n", "failed of message, server says 5.7.1", outcome(untried)},
+		{"at a recipient of a refused message", "550 5.7.1 no\r\n421 4.7.0 enough\r\n", "failed of message, server says 5.7.1", outcome(untried)},
+		{"and goes on to answer", "250 fine\r\n421 4.7.0 not now\r\n503 5.5.1 nobody\r\n", "delayed of host, server says 4.7.0", perhaps},
+		{"and has more to say in taking it", "250 fine\r\n421 4.7.0 not now\r\n503 5.5.1 nobody\r\n250 fine\r\n", "delayed of host, server says 4.7.0", perhaps},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := opened(t, staged(t, step{"Subject: xx\r\n", tt.says}))
+				got := outcomes(deliverAll(t, t.Context(), s, series(t, 3)))
+				if want := []string{"relayed", tt.second, tt.third}; !slices.Equal(got, want) {
+					t.Errorf("%q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
+// TestUnreadableBehindWhatIsNotSentYet has a content that cannot be read, when the message before it is still to be sent.
+func TestUnreadableBehindWhatIsNotSentYet(t *testing.T) {
+	for _, tt := range []struct{ name, says, second string }{
+		{"that is taken", "250 fine\r\n250 fine\r\n250 taken\r\n", "relayed"},
+		{"that is not answered", "250 fine\r\n", "delayed of message, us says 4.4.2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := opened(t, staged(t, step{"Subject: x\r\n", tt.says}))
+				messages := series(t, 3)
+				m := messages[2]
+				m.Content = &unsteady{ReaderAt: m.Content, ends: m.Size, after: failingAt{m.Content, 0}}
+				got := outcomes(deliverAll(t, t.Context(), s, messages))
+				if want := []string{"relayed", tt.second, "delayed of message, us says 4.3.0"}; !slices.Equal(got, want) {
+					t.Errorf("%q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
+// TestInterruptedIsNotTheServersDoing cancels between two transactions of a message.
+func TestInterruptedIsNotTheServersDoing(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	s := &Session{server: &Server{Host: "127.0.0.1"}, conn: newConn(ours)}
+	defer s.conn.close()
+	s.conn.interrupted.Store(true)
+	if got := outcome(s.noMore()); got != "delayed of us, us says 4.3.2" {
+		t.Error(got)
+	}
+}
+
+// TestLongReply has a recipient refused in very many words, of which not all are kept.
+func TestLongReply(t *testing.T) {
+	srv := smtptest.NewServer(t, smtptest.Options{Replies: map[string]string{
+		"RCPT TO:<u0@": "550 5.1.1 " + strings.Repeat(strings.Repeat("no ", 300)+"\n", 50) + "never",
+	}})
+	r := deliverAll(t, t.Context(), opened(t, client(srv)), series(t, 1))[0]
+	if text := r.Reply.Text; r.Action != mail.Failed || !strings.HasPrefix(text, "no no ") || !strings.HasSuffix(text, " [cut]") || len(text) > maxKept+10 {
+		t.Errorf("%v, with %d octets: %.100s", r.Action, len(text), text)
+	}
+}

@@ -164,6 +164,7 @@ type Session struct {
 	clean  bool        // no transaction since the last RSET or 2xx to the end of content
 	over   atomic.Bool // it takes no other transaction; why says why
 	broken bool        // and is out of step, or was hung up on: not even QUIT makes sense
+	wentOn bool        // the server has answered after that all the same
 	why    *mail.Result
 	closed atomic.Bool
 	mails  int // transactions begun
@@ -219,8 +220,14 @@ func (s *Session) Close() {
 // Transcript returns the end of the dialogue, at most some 8 KiB, with secrets blanked and content left out.
 func (s *Session) Transcript() string { return s.conn.log.String() }
 
+// maxKept is how many octets of a reply are kept as a result, of which a message may have many. They are ASCII.
+const maxKept = 2 << 10
+
 // said returns what the server's reply means for those whom it is about.
 func (s *Session) said(action mail.Action, scope mail.Scope, reply mail.Reply) mail.Result {
+	if len(reply.Text) > maxKept {
+		reply.Text = reply.Text[:maxKept] + " [cut]"
+	}
 	return mail.Result{Action: action, Scope: scope, Reply: reply, Relay: s.relay, Remote: true, TLS: s.tls}
 }
 
