@@ -62,7 +62,8 @@ func parse(message []byte, id uint16, q question) (answer, error) {
 		return answer{}, &serverError{said: "garbage"}
 	}
 	// Who guesses ID and port must know the question, too. Some servers repeat none when they only report an error.
-	if len(m.Question) == 1 && !asked(m.Question[0], q) || len(m.Question) != 1 && m.Rcode == dns.RcodeSuccess {
+	believed := m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError
+	if len(m.Question) == 1 && !asked(m.Question[0], q) || len(m.Question) != 1 && believed {
 		return answer{}, errStranger
 	}
 	if m.Truncated {

@@ -96,12 +96,14 @@ func (c resolvConf) exchange(ctx context.Context, server string, q question) (an
 	if c.tcp {
 		network = "tcp"
 	}
-	a, err := c.over(ctx, network, server, q, true)
+	edns := true
+	a, err := c.over(ctx, network, server, q, edns)
 	if e, ok := errors.AsType[*serverError](err); ok && e.plain {
-		a, err = c.over(ctx, network, server, q, false)
+		edns = false
+		a, err = c.over(ctx, network, server, q, edns)
 	}
 	if errors.Is(err, errTruncated) && network == "udp" {
-		a, err = c.over(ctx, "tcp", server, q, true)
+		a, err = c.over(ctx, "tcp", server, q, edns)
 	}
 	switch e, ok := errors.AsType[*serverError](err); {
 	case ok:

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/postrider/postrider/internal/dnstest"
 )
 
@@ -156,6 +157,39 @@ func TestServers(t *testing.T) {
 				t.Errorf("beside a good one: %s, want %s", got, tt.beside)
 			}
 		})
+	}
+}
+
+// Who asked without EDNS, because the server does not know it, does so over TCP, too.
+func TestOldServerWithALongAnswer(t *testing.T) {
+	s := dnstest.NewServer(t)
+	for i := range 40 {
+		if err := s.Add(fmt.Sprintf("example.com. 60 IN MX %d mail%d.example.com.", i, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Behave("example.com", dnstest.NoEDNS)
+	if mx, err := resolver(t, s).MX(t.Context(), "example.com"); err != nil || len(mx) != 40 {
+		t.Errorf("%d records, %v", len(mx), err)
+	}
+}
+
+// An answer that is believed repeats the question, the one that says that there is no such name as well.
+func TestAnswerWithoutTheQuestion(t *testing.T) {
+	q := question{"example.com.", dns.TypeMX}
+	its := dns.Question{Name: q.name, Qtype: q.kind, Qclass: dns.ClassINET}
+	for _, code := range []int{dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeServerFailure} {
+		for _, questions := range [][]dns.Question{nil, {its}, {its, its}} {
+			m := dns.Msg{MsgHdr: dns.MsgHdr{Id: 7, Response: true, RecursionAvailable: true, Rcode: code}, Question: questions}
+			packed, err := m.Pack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = parse(packed, 7, q)
+			if want := len(questions) != 1 && code != dns.RcodeServerFailure; errors.Is(err, errStranger) != want {
+				t.Errorf("%s with %d questions: %v", dns.RcodeToString[code], len(questions), err)
+			}
+		}
 	}
 }
 
