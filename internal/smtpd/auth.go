@@ -48,6 +48,9 @@ func (c *session) startTLS(arg string) error {
 	c.in.replace(conn)
 	// What was said before could have been said by anybody.
 	c.reset()
+	if c.o.Stranger && c.user != "" {
+		c.in.expect(c.o.Now().Add(loginTimeout))
+	}
 	c.hello, c.extended, c.secure, c.user = "unknown", false, true, ""
 	return nil
 }
@@ -101,6 +104,7 @@ func (c *session) auth(arg string) error {
 	switch {
 	case err == nil:
 		c.user = user
+		c.in.expect(time.Time{})
 		c.say("235 2.7.0 Welcome")
 		return nil
 	case errors.Is(err, errCancelled):

@@ -23,6 +23,7 @@ type input struct {
 	mu      sync.Mutex
 	message time.Time // when the message under way has to be complete; zero if there is none
 	stopped time.Time // when we were told to end; zero if we were not
+	login   time.Time // when the client has to have logged in; zero if he has, or need not
 }
 
 // readSize is how much is read at once: at least a command and its line end.
@@ -51,7 +52,13 @@ func (s source) Read(p []byte) (int, error) {
 type sink struct{ *input }
 
 func (s sink) Write(p []byte) (int, error) {
-	if err := s.conn.SetWriteDeadline(s.now().Add(replyTimeout)); err != nil {
+	s.mu.Lock()
+	deadline := s.now().Add(replyTimeout)
+	if !s.login.IsZero() && s.login.Add(lastReply).Before(deadline) {
+		deadline = s.login.Add(lastReply)
+	}
+	s.mu.Unlock()
+	if err := s.conn.SetWriteDeadline(deadline); err != nil {
 		return 0, err
 	}
 	return s.conn.Write(p)
@@ -116,6 +123,9 @@ func (in *input) setDeadline() error {
 	if !in.message.IsZero() && in.message.Before(deadline) {
 		deadline = in.message
 	}
+	if !in.login.IsZero() && in.login.Before(deadline) {
+		deadline = in.login
+	}
 	if !in.stopped.IsZero() {
 		end := in.stopped
 		if !in.message.IsZero() {
@@ -155,10 +165,20 @@ func (in *input) limit(d time.Duration) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	end := in.now().Add(d)
+	if !in.login.IsZero() && in.login.Before(end) {
+		end = in.login
+	}
 	if !in.stopped.IsZero() {
 		end = in.stopped
 	}
 	return errors.Join(in.conn.SetReadDeadline(end), in.conn.SetWriteDeadline(end))
+}
+
+// expect gives the client until t to log in, for all that he says and does not say; with zero he has.
+func (in *input) expect(t time.Time) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.login = t
 }
 
 // begin gives a message its time; end takes it back.

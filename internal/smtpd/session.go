@@ -35,7 +35,11 @@ type session struct {
 var errEnd = errors.New("the session is over")
 
 func newSession(conn Conn, o Options) *session {
-	return &session{o: o, in: newInput(conn, o.Now), hello: "unknown"}
+	c := &session{o: o, in: newInput(conn, o.Now), hello: "unknown"}
+	if o.Stranger {
+		c.in.expect(o.Now().Add(loginTimeout))
+	}
+	return c
 }
 
 func (c *session) run() error {

@@ -57,7 +57,7 @@ type Options struct {
 	Users func() (login.Users, error)
 	// LoggedIn is told who has logged in, or that somebody has tried to; it may be nil.
 	LoggedIn func(name string, err error)
-	// Stranger says that the client must log in before he sends mail.
+	// Stranger says that the client must log in before he sends mail, and soon.
 	Stranger bool
 
 	// Submit reads a message to its end: an envelope, the content, and the trace. The error should be a *submit.Error.
@@ -94,6 +94,8 @@ const (
 	commandTimeout = 5 * time.Minute  // for the next command, or the next piece of a message (RFC 5321 section 4.5.3.2.7)
 	messageTimeout = 10 * time.Minute // for a whole message
 	replyTimeout   = 2 * time.Minute  // for the client to take our replies
+	loginTimeout   = 2 * time.Minute  // for a stranger to log in, from the greeting on
+	lastReply      = 5 * time.Second  // for a stranger to take what we say when that time has passed
 	stopTimeout    = 7 * time.Second  // for the rest of a message when we are told to end
 )
 

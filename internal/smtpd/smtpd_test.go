@@ -633,6 +633,59 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
+// A stranger has one time for all he says, and as long as others once he has logged in.
+func TestStrangersHaveToHurry(t *testing.T) {
+	users := knows(t)
+	for _, tt := range []struct {
+		name, say string
+		every     time.Duration // a NOOP
+		deaf      bool          // takes nothing but the greeting
+		want      time.Duration
+	}{
+		{"says nothing", "", 0, false, loginTimeout},
+		{"says something from time to time", "EHLO app\r\n", 50 * time.Second, false, loginTimeout},
+		{"is in the middle of a login", "EHLO app\r\nAUTH PLAIN\r\n", 0, false, loginTimeout},
+		{"takes no replies", "", 50 * time.Second, true, loginTimeout + lastReply},
+		{"logs in", "EHLO app\r\nAUTH PLAIN " + encoded("\x00ann\x00secret") + "\r\n", 0, false, commandTimeout},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := (&queue{}).options()
+				o.Now, o.Stranger, o.Private, o.Users = time.Now, true, true, users
+				server, client := net.Pipe()
+				heard, said := make(chan struct{}), make(chan struct{})
+				go func() {
+					defer close(heard)
+					if tt.deaf {
+						bufio.NewReader(client).ReadString('\n')
+						return
+					}
+					io.Copy(io.Discard, client)
+				}()
+				go func() {
+					defer close(said)
+					io.WriteString(client, tt.say)
+					for tt.every > 0 {
+						time.Sleep(tt.every)
+						if _, err := io.WriteString(client, "NOOP\r\n"); err != nil {
+							return
+						}
+					}
+				}()
+				start := time.Now()
+				err := Serve(t.Context(), server, o)
+				if took := time.Since(start); took != tt.want || !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("over after %v, %v; want %v", took, err, tt.want)
+				}
+				server.Close()
+				client.Close()
+				<-heard
+				<-said
+			})
+		})
+	}
+}
+
 // A client that was quiet for a while, and then has more to say than fits into one write of replies, has not been slow to
 // take them.
 func TestRepliesAfterAPause(t *testing.T) {
