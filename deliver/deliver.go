@@ -94,7 +94,8 @@ type Options struct {
 	// Stay makes the pass wait for more instead of ending when nothing is due. It looks around by itself at least once
 	// in so long; 0 means that it ends.
 	Stay time.Duration
-	// Renew ends the pass after so long, when sessions have finished what they are at; 0 means never.
+	// Renew ends the pass after so long, when sessions have finished what they are at; if that takes one of them longer
+	// than Grace, the pass goes on, and tries to end after so long again. 0 means never.
 	Renew time.Duration
 }
 

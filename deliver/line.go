@@ -51,7 +51,11 @@ type line struct {
 
 func newLine() line { return line{stale: true, yielded: map[string]bool{}} }
 
-func (l *line) hurry() { l.stale, l.urgent = true, true }
+// hurry has the line filled anew, because of something that may be urgent: also at a next hop that has had its turn.
+func (l *line) hurry() {
+	l.stale, l.urgent = true, true
+	clear(l.yielded)
+}
 
 // hopWork is what the pass knows of a next hop that has workers.
 type hopWork struct {
@@ -103,13 +107,11 @@ func (p *pass) schedule(ctx context.Context) (next time.Time, err error) {
 	if err := p.fillLine(); err != nil {
 		return l.next, err
 	}
-	var hops []string
-	for len(l.ready) > 0 && p.sessions+len(hops) < limit(l.ready[0]) {
-		hops = append(hops, l.ready[0].Hop)
-		l.ready = l.ready[1:]
-	}
-	if err := p.start(ctx, hops...); err != nil {
-		return l.next, err
+	for len(l.ready) > 0 && p.sessions < limit(l.ready[0]) {
+		// Those whose rate is used up, say, get no session: then it is for those behind them.
+		if err := p.start(ctx, p.firstInLine()...); err != nil {
+			return l.next, err
+		}
 	}
 	p.rouse()
 	l.waiting, l.fewest = len(l.ready), 0
@@ -126,6 +128,16 @@ func (p *pass) schedule(ctx context.Context) (next time.Time, err error) {
 		l.waiting += p.hops[hop].pace.now - p.hops[hop].workers
 	}
 	return l.next, nil
+}
+
+// firstInLine takes as many next hops out of the line as there are sessions for.
+func (p *pass) firstInLine() (hops []string) {
+	l := &p.line
+	for len(l.ready) > 0 && p.sessions+len(hops) < limit(l.ready[0]) {
+		hops = append(hops, l.ready[0].Hop)
+		l.ready = l.ready[1:]
+	}
+	return hops
 }
 
 func limit(r spool.Ready) int {
@@ -308,7 +320,7 @@ func (p *pass) answer(e event) error {
 func (p *pass) mustLeave(hop string, from *worker) bool {
 	w, leaving := p.hops[hop], 0
 	stay := w.workers - len(w.leaving)
-	if w.leaving[from] || stay > w.pace.now {
+	if w.leaving[from] || from.stopped() || stay > w.pace.now {
 		return true
 	}
 	for _, other := range p.hops {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/postrider/postrider/deliver"
 	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/spool"
 )
 
 // submitMany puts n messages to the recipient into drop/: one that was submitted, and copies of its file.
@@ -219,5 +220,67 @@ func TestPaceOfAServerThatIsOverloaded(t *testing.T) {
 		if n := w.logged("slow down"); n == 0 || n > 120 {
 			t.Errorf("%d of 200 messages deferred", n)
 		}
+	})
+}
+
+// Next hops whose rate is used up stand before others in line: sessions that are free are for those.
+func TestUsedUpRateHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.servers["a.example"] = &server{takes: 20 * time.Minute}
+		s := &server{}
+		w.servers["z.example"] = s
+		resolve := w.opts.Resolve
+		w.opts.Resolve = func(hop string) (deliver.Route, error) {
+			r, err := resolve(hop)
+			if hop != "z.example" && hop != "a.example" {
+				r.Rate = spool.Rate{Count: 1, Per: time.Hour}
+			}
+			return r, err
+		}
+		rcpts := []string{"bob@a.example"}
+		for i := range 600 {
+			name := fmt.Sprintf("r%d.example", i)
+			w.servers[name] = &server{}
+			rcpts = append(rcpts, "bob@"+name)
+		}
+		w.submit("ann@example.org", rcpts...)
+		time.Sleep(time.Second)
+		w.submit("ann@example.org", "cyd@z.example")
+		w.during(func(chan<- struct{}) {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			w.want("delivered", s.has("cyd@z.example"), true)
+		})
+	})
+}
+
+// Urgent mail for a next hop that has had its turn does not wait until all others have had theirs.
+func TestUrgentMailAfterATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.concurrency = 1
+		for i := range 200 {
+			name := fmt.Sprintf("h%d.example", i)
+			w.servers[name] = &server{takes: time.Second}
+			w.submitMany(40, "bob@"+name)
+		}
+		w.during(func(wake chan<- struct{}) {
+			yielded := ""
+			for yielded == "" {
+				time.Sleep(time.Second)
+				synctest.Wait()
+				for name, s := range w.servers {
+					if got, _, now := s.counts(); got >= 20 && now == 0 {
+						yielded = name
+					}
+				}
+			}
+			w.submitUrgent("cyd@" + yielded)
+			wake <- struct{}{}
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			w.want("delivered", w.servers[yielded].has("cyd@"+yielded), true)
+		})
 	})
 }

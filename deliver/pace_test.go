@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/postrider/postrider/internal/mail"
 )
 
 func TestPace(t *testing.T) {
@@ -81,4 +83,12 @@ func TestPaceFindsWhatAServerBears(t *testing.T) {
 			t.Errorf("%.1f sessions on average", mean)
 		}
 	})
+}
+
+// A pass that is to end and waits for its sessions has nothing else to look at.
+func TestPassThatStopsDoesNotSpin(t *testing.T) {
+	p := &pass{stopping: true, more: true, overdue: map[string]mail.Result{"a": {}}}
+	if wait := p.pause(time.Time{}); wait == 0 {
+		t.Error("no pause")
+	}
 }

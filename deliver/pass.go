@@ -19,6 +19,10 @@ const (
 	busyMax   = time.Second
 )
 
+// lineAgain is when to look again for next hops while sessions are free and not all that are due have been in line. Not
+// at once: what is due there may be in the hands of workers of other next hops, and then nobody gets a session.
+const lineAgain = 10 * time.Millisecond
+
 // overdueBatch is how many messages that waited too long for a next hop are given up at once.
 const overdueBatch = 100
 
@@ -31,6 +35,7 @@ type pass struct {
 	line     line
 	retried  map[mail.ID]int // how often messages were given another session at once
 	soft     context.Context // done when nothing more is to be begun
+	calm     func()          // makes it so
 	stopping bool
 	overdue  map[string]mail.Result // next hops whose old mail is to be given up, and why
 	more     bool                   // not all that was submitted has been taken in
@@ -67,9 +72,8 @@ func (p *pass) run(ctx context.Context) error {
 	// Sessions outlive ctx by the grace.
 	hard, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
-	soft, calm := context.WithCancel(ctx)
-	defer calm()
-	p.soft = soft
+	p.soft, p.calm = context.WithCancel(ctx)
+	defer func() { p.calm() }()
 	told, renew := ctx.Done(), p.renewal()
 	for {
 		next, err := p.look(hard)
@@ -87,16 +91,15 @@ func (p *pass) run(ctx context.Context) error {
 			case <-timer.C:
 				p.line.stale = true
 			case <-told:
-				told, p.stopping = nil, true
+				told, renew, p.stopping = nil, nil, true
 				time.AfterFunc(Grace, kill)
 			case <-renew:
-				p.stopping = true
-				calm()
+				renew = p.renew(ctx)
 			}
 			timer.Stop()
 		}
 		if err != nil {
-			calm()
+			p.calm()
 			kill()
 			p.drain()
 			return err
@@ -113,6 +116,19 @@ func (p *pass) renewal() <-chan time.Time {
 		return nil
 	}
 	return time.After(p.Renew)
+}
+
+// renew begins to end the pass, which begins nothing more then, or has it go on: when sessions are left after a while, one
+// of them must not hold up what all others could do. It returns the channel that says when to call it again.
+func (p *pass) renew(ctx context.Context) <-chan time.Time {
+	if !p.stopping {
+		p.stopping = true
+		p.calm()
+		return time.After(Grace)
+	}
+	p.soft, p.calm = context.WithCancel(ctx)
+	p.stopping, p.line.stale = false, true
+	return p.renewal()
 }
 
 // over reports whether the pass has nothing left to do.
@@ -217,8 +233,13 @@ func (p *pass) dueNow(next time.Time) bool { return !next.IsZero() && !next.Afte
 
 // pause returns how long to wait for events at most.
 func (p *pass) pause(next time.Time) time.Duration {
-	if p.more || len(p.overdue) > 0 || p.sessions == 0 && p.line.stale {
+	switch {
+	case p.stopping:
+		return time.Minute // only sessions are waited for
+	case p.more || len(p.overdue) > 0 || p.sessions == 0 && p.line.stale:
 		return 0
+	case p.sessions < sessionLimit && p.line.stale:
+		return lineAgain
 	}
 	if p.busy > 0 {
 		return p.busy

@@ -772,6 +772,31 @@ func TestRenewalCutsNoSession(t *testing.T) {
 	})
 }
 
+// A session that takes for ever keeps the pass from its renewal, and nobody else from his mail.
+func TestRenewalWaitsForNoSilentServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.opts.Renew = time.Hour
+		silent, s := &server{takes: 3 * time.Hour}, &server{}
+		w.servers["silent.example"], w.servers["a.example"] = silent, s
+		w.submit("ann@example.org", "bob@silent.example")
+		w.during(func(wake chan<- struct{}) {
+			for n := range 5 {
+				time.Sleep(30*time.Minute + time.Second)
+				w.submit("ann@example.org", "cyd@a.example")
+				wake <- struct{}{}
+				time.Sleep(2 * deliver.Grace)
+				synctest.Wait()
+				w.want("delivered", s.taken(), n+1)
+			}
+			w.want("the silent one still has its session", silent.sessions(), 1)
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			w.want("and at last its message", silent.taken(), 1)
+		})
+	})
+}
+
 // A server that takes some recipients of its first message, and then ends the session, gets the others at once.
 func TestSessionThatEndsAmidItsFirstMessage(t *testing.T) {
 	w := newWorld(t)

@@ -63,7 +63,7 @@ func (s *Spool) dueFrom(x *tx, from []byte, now time.Time, skip func(hop string)
 			at = until
 		}
 		switch {
-		case at.After(now):
+		case at.After(now), first.hop == heldHop: // a hold that has ended since Release
 			if !s.selective() && (next.IsZero() || at.Before(next)) {
 				next = at
 			}

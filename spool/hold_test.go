@@ -242,3 +242,17 @@ func TestDeadline(t *testing.T) {
 	w.end(s)
 	w.want("still there", len(w.waiting()), 2)
 }
+
+// A hold may end between Release and Due: whose it was is not at a next hop yet that anybody could try.
+func TestNobodyTriesWhereMailIsHeld(t *testing.T) {
+	w := newSecond(t)
+	w.submitWith(heldFor(hold, w.now))
+	s := w.acquire()
+	w.takeIn(s)
+	w.release(s)
+	w.now = w.now.Add(hold)
+	w.want("due, and to be looked at again at once", w.due(s), "[] 0s")
+	w.release(s)
+	w.want("due when it is released", w.due(s), "[relay/example.net] -")
+	w.end(s)
+}
