@@ -157,3 +157,23 @@ func TestStopIsNoTroubleOfTheNextHop(t *testing.T) {
 		w.want("waiting", w.waiting(), []string{"bob@a.example 0 "})
 	})
 }
+
+// When our own code breaks over the report, who has the message does not get it again.
+func TestPanicOverTheResults(t *testing.T) {
+	w := newWorld(t)
+	s := &server{}
+	s.answer = func(m *mail.Message, n int) mail.Result {
+		if rcpt := m.Recipients[n].Path.Address(); rcpt != "eve@a.example" {
+			s.got = append(s.got, rcpt)
+			return mail.Result{Action: mail.Relayed, Remote: true, Reply: mail.Reply{Code: 250}}
+		}
+		return mail.Result{Action: mail.Failed, Scope: mail.OfRecipient, Remote: true, Reply: mail.Reply{Code: 550}}
+	}
+	w.servers["a.example"] = s
+	w.opts.Rewritten = func(mail.Path) mail.Path { panic("boom") }
+	w.submit("ann@example.org", "bob@a.example", "eve@a.example", "cyd@a.example")
+	w.submit("ann@example.org", "dan@a.example")
+	w.pass()
+	w.want("delivered", s.got, []string{"bob@a.example", "cyd@a.example", "dan@a.example"})
+	w.want("waiting", w.waiting(), []string{"eve@a.example 1 internal error: boom"})
+}
