@@ -3,6 +3,7 @@ package smtp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -52,17 +53,29 @@ type pipeline struct {
 func (s *Session) pipelined(ctx context.Context, attempts <-chan mail.Attempt) {
 	p := &pipeline{Session: s, attempts: attempts, change: make(chan struct{}, 1), heard: make(chan struct{}), room: 1}
 	go p.listen()
+	defer p.windUp()
 	for {
 		t := p.next(ctx)
 		if t == nil || !p.send(t) {
 			break
 		}
 	}
+}
+
+// windUp waits for the last answers, and settles. What either goroutine has panicked with goes on after that.
+func (p *pipeline) windUp() {
+	crash := recover()
+	if crash != nil {
+		_ = p.conn.raw.Close() // the reader sees it
+	}
 	p.end()
 	<-p.heard
-	p.settle()
-	if p.crash != nil {
-		panic(p.crash)
+	if crash == nil {
+		crash = p.crash
+	}
+	p.settle(crash)
+	if crash != nil {
+		panic(crash)
 	}
 }
 
@@ -241,7 +254,7 @@ func (p *pipeline) listen() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.crash = recover(); p.crash != nil {
-			p.broken = true
+			p.err = fmt.Errorf("internal error: %v", p.crash)
 		}
 		p.stopped = true
 		if p.err != nil {
@@ -446,8 +459,14 @@ func (t *transaction) hearOne(c command, place int64) (mail.Reply, error) {
 	return reply, err
 }
 
-// settle decides what is left when both goroutines have ended.
-func (p *pipeline) settle() {
+// settle decides what is left when both goroutines have ended. After a crash, nobody is given back: a message that makes our
+// own code panic must not come again at once.
+func (p *pipeline) settle(crash any) {
+	crashed := p.delay(mail.OfMessage, mail.EnhancedCode{4, 3, 0}, "internal error: %v", crash)
+	crashed.Relay, crashed.TLS = "", "" // not the server's doing
+	if crash != nil {
+		p.breakOff(crashed)
+	}
 	farewell, interrupted := p.farewell(), p.conn.interrupted.Load()
 	for i, t := range p.flight {
 		switch {
@@ -461,11 +480,14 @@ func (p *pipeline) settle() {
 			// Its turn had not come.
 		case p.conn.took(t.endsAt):
 			t.unknown(p.err)
-		case i == 0 && !interrupted:
+		case i == 0 && !interrupted && crash == nil:
 			t.refuse(*p.why)
 		}
 	}
 	for _, d := range p.live {
+		if crash != nil {
+			d.decideAll(crashed)
+		}
 		p.finish(d)
 	}
 }

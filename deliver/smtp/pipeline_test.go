@@ -516,6 +516,9 @@ func TestResetBehindWhatIsUnanswered(t *testing.T) {
 // A step is what a staged server waits for, and what it says then.
 type step struct{ until, say string }
 
+// gone is what a server waits for until the client hangs up.
+const gone = "\x00"
+
 // staged dials a server with PIPELINING and CHUNKING that takes the first message of a series, plays the steps and hangs
 // up.
 func staged(t *testing.T, steps ...step) *Server {
@@ -533,6 +536,9 @@ func staged(t *testing.T, steps ...step) *Server {
 			for _, step := range steps {
 				for read := ""; !strings.HasSuffix(read, step.until); {
 					c, err := r.ReadByte()
+					if err != nil && step.until == gone {
+						return
+					}
 					if err != nil {
 						t.Errorf("the client hangs up after %q; %q should come", read, step.until)
 						return
@@ -623,3 +629,52 @@ func TestLongReply(t *testing.T) {
 		t.Errorf("%v, with %d octets: %.100s", r.Action, len(text), text)
 	}
 }
+
+// TestPanic has our own code panic on either side of a pipeline while a message is not answered.
+func TestPanic(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		inContent bool
+		steps     []step
+		want      []string
+	}{
+		{"sender", true, []step{{"Subject: x\r\n", ""}, {gone, ""}}, []string{"relayed", "delayed of message, us says 4.4.2", ""}},
+		{"reader", false, []step{{"Subject: xx\r\n", "250 fine\r\n250 fine\r\n250 taken\r\n"}, {gone, ""}}, []string{"relayed", "relayed", "delayed of message, us says 4.4.2"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := opened(t, staged(t, tt.steps...))
+				messages, got := series(t, 3), make([]string, 3)
+				if tt.inContent {
+					messages[2].Content = panicking{}
+				}
+				attempts, crash := make(chan mail.Attempt), make(chan any)
+				go func() {
+					defer func() { crash <- recover() }()
+					t.Errorf("Deliver = %v", s.Deliver(t.Context(), attempts))
+				}()
+				for i, m := range messages {
+					if tt.inContent {
+						synctest.Wait() // those before it are on their way
+					}
+					attempts <- mail.Attempt{Message: m, Positions: all(m), Done: func(results []mail.Result) {
+						got[i] += outcomes(results)[0]
+						if i == 1 && !tt.inContent {
+							panic("boom")
+						}
+					}}
+				}
+				if c := <-crash; c != "boom" {
+					t.Errorf("Deliver panics with %v", c)
+				}
+				if !slices.Equal(got, tt.want) {
+					t.Errorf("%q, want %q", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+type panicking struct{}
+
+func (panicking) ReadAt([]byte, int64) (int, error) { panic("boom") }
