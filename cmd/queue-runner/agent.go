@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -133,8 +135,64 @@ func servePiece(conn io.ReadWriter, m *mail.Message) error {
 	return err
 }
 
-// beAgent delivers one message as the user we are: the job is at descriptor 3, the pass at standard input.
-func beAgent() error {
+// An identity is whom an agent is to become.
+type identity struct {
+	uid, gid int
+	groups   []int
+}
+
+// words are the arguments of an agent: user ID, group ID, and the IDs of all groups.
+func (i identity) words() []string {
+	words := []string{strconv.Itoa(i.uid), strconv.Itoa(i.gid)}
+	for _, g := range i.groups {
+		words = append(words, strconv.Itoa(g))
+	}
+	return words
+}
+
+func parseIdentity(words []string) (i identity, err error) {
+	ids := make([]int, 0, len(words))
+	for _, word := range words {
+		id, err := strconv.ParseUint(word, 10, 32)
+		if err != nil || id == 1<<32-1 { // which means "as it is" to setresuid(2)
+			return i, fmt.Errorf("%q is not an ID", word)
+		}
+		ids = append(ids, int(id))
+	}
+	if len(ids) < 2 || ids[0] == 0 {
+		return i, errors.New("it is somebody else's, never root's")
+	}
+	return identity{ids[0], ids[1], ids[2:]}, nil
+}
+
+// become makes this process, which is root's, that of somebody else, whom it does not open its memory to: as when a
+// program is started that has the set-user-ID bit.
+func (i identity) become() error {
+	if err := syscall.Setgroups(i.groups); err != nil {
+		return fmt.Errorf("setgroups: %w", err)
+	}
+	if err := syscall.Setresgid(i.gid, i.gid, i.gid); err != nil {
+		return fmt.Errorf("setresgid: %w", err)
+	}
+	if err := syscall.Setresuid(i.uid, i.uid, i.uid); err != nil {
+		return fmt.Errorf("setresuid: %w", err)
+	}
+	// The kernel has seen to that, unless it was told otherwise by fs.suid_dumpable.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("close our memory: %w", err)
+	}
+	return nil
+}
+
+// beAgent delivers one message as the user whom words say: the job is at descriptor 3, the pass at standard input.
+func beAgent(words []string) error {
+	i, err := parseIdentity(words)
+	if err != nil || os.Geteuid() != 0 {
+		return usageError{errors.New("agent: only queue-runner starts this")}
+	}
+	if err := i.become(); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
 	unix.Umask(0o077)
 	unhurried()
 	var j job

@@ -3,12 +3,17 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/postrider/postrider/internal/mail"
+	"golang.org/x/sys/unix"
 )
 
 func agentMessage(t *testing.T, content string) *mail.Message {
@@ -89,5 +94,47 @@ func TestAgentTalksNonsense(t *testing.T) {
 			t.Errorf("%q: %+v, %v", words, r, err)
 		}
 		pass.Close()
+	}
+}
+
+// A user who stops the process that delivers to him does not stop anybody else.
+func TestAgentThatIsStopped(t *testing.T) {
+	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	r := (&steward{ours}).perform(t.Context(), assignment{}, time.Millisecond, agentMessage(t, "Text.\r\n"), 1)
+	if r.Action != mail.Delayed || r.Scope != mail.OfRecipient || !strings.Contains(r.Reply.Text, "did not come to an end: ") {
+		t.Errorf("result %+v", r)
+	}
+	cmd := exec.Command("/bin/sh", "-c", "kill -STOP $$")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitAtMost(cmd, time.Millisecond)
+	if status := cmd.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGKILL {
+		t.Errorf("ended with %v", cmd.ProcessState)
+	}
+	for _, tt := range []struct {
+		j    job
+		want time.Duration
+	}{{job{Scheme: "pipe", Timeout: time.Hour}, time.Hour + agentMargin}, {job{Scheme: "mbox", Timeout: time.Hour}, mailboxTime}} {
+		if got := tt.j.limit(); got != tt.want {
+			t.Errorf("limit of %+v: %v, want %v", tt.j, got, tt.want)
+		}
+	}
+}
+
+func TestIdentity(t *testing.T) {
+	i := identity{64002, 64003, []int{64003, 8}}
+	if got, err := parseIdentity(i.words()); err != nil || fmt.Sprint(got) != fmt.Sprint(i) {
+		t.Errorf("%v: %v, %v", i, got, err)
+	}
+	for _, words := range []string{"", "1", "0 0", "0 5 5", "-1 5", "5 -1", "5 x", "4294967295 5", "5 5 4294967295"} {
+		if got, err := parseIdentity(strings.Fields(words)); err == nil {
+			t.Errorf("%q: %v", words, got)
+		}
 	}
 }

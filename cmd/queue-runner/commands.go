@@ -74,7 +74,7 @@ func commands(stdout, stderr io.Writer) []*cli.Command {
 	}, {
 		Name:   "agent", // started by the steward
 		Hidden: true,
-		Action: func(*cli.Context) error { return beAgent() },
+		Action: func(c *cli.Context) error { return beAgent(c.Args().Slice()) },
 	}}
 	for _, c := range all {
 		c.OnUsageError = misused

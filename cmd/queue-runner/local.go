@@ -21,6 +21,7 @@ import (
 type job struct {
 	Scheme   string // maildir, mbox or pipe
 	Path     string
+	InHome   bool // Path begins with the home of a user
 	Args     []string
 	Timeout  time.Duration
 	FromLine bool
@@ -109,6 +110,7 @@ func transportJob(ctx context.Context, t config.Transport, rcpt mail.Path) (j jo
 		r := mail.Delay(mail.OfRecipient, mail.EnhancedCode{4, 3, 5}, "the user has no home")
 		return j, as, &r
 	}
+	j.InHome = strings.HasPrefix(j.Path, "{home}")
 	j.Path = filepath.Clean(strings.NewReplacer("{user}", rcptUser.Name, "{home}", rcptUser.Home).Replace(j.Path))
 	for i, arg := range j.Args {
 		if arg == "{user}" {
@@ -140,6 +142,7 @@ func mustFind(ctx context.Context, name string) (users.User, error) {
 
 // perform does an assignment: by the steward, if there is one and it has to be done as somebody, otherwise as we are.
 func (d dispatcher) perform(ctx context.Context, s *steward, a assignment, m *mail.Message, n int) mail.Result {
+	var err error
 	j, as, refused := d.job(ctx, a)
 	if refused == nil {
 		refused = mayBe(as, s != nil)
@@ -148,9 +151,14 @@ func (d dispatcher) perform(ctx context.Context, s *steward, a assignment, m *ma
 	case refused != nil:
 		return *refused
 	case as.Name != "" && as.UID != os.Geteuid() && s != nil:
-		return s.perform(ctx, a, m, n)
+		return s.perform(ctx, a, j.limit(), m, n)
 	case as.Name != "" && as.UID != os.Geteuid() && !d.loose(a):
 		return mail.Delay(mail.OfRecipient, mail.EnhancedCode{4, 3, 5}, "queue-runner has to be started, or started again, by root to act as %s", as.Name)
+	case as.Name != "" && as.UID != os.Geteuid():
+		// A program that we run, with our rights, must not go by what is in the home of the recipient.
+		if j.User, err = users.Self(); err != nil {
+			return mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 5}, "look up who we are: %v", err)
+		}
 	}
 	return j.deliver(ctx, m, n)
 }

@@ -189,6 +189,37 @@ func TestAsTheRecipient(t *testing.T) {
 	}
 }
 
+// The process that delivers as a user may write to mailboxes by a group that is not his. He must not get hold of it.
+func TestAgentIsNotItsUsers(t *testing.T) {
+	h := newHousehold(t, `
+[transport.program]
+url = "pipe:/bin/sh"
+args = ["-c", 'cat >/dev/null; stat -c %u /proc/$PPID/status >owner; grep -E "^(Uid|Gid|Groups|CapPrm)" /proc/$PPID/status >status; if cat /proc/$PPID/environ; then echo open; else echo shut; fi >memory 2>&1; readlink /proc/$PPID/fd/0 >>memory']
+run_as = "{user}"
+[transport.home]
+url = "mbox:{home}/dir/box"
+[[route]]
+to = ["home.example"]
+transport = "home"
+[[route]]
+transport = "program"
+`)
+	if err := os.Symlink(filepath.Join(h.root, "mail"), filepath.Join(h.root, "bob/dir")); err != nil {
+		t.Fatal(err)
+	}
+	h.submit("bob@program.example", "bob@home.example")
+	h.pass()
+	h.owned("bob/owner", bob64, bob64, 0o600, "0\n")
+	h.owned("bob/status", bob64, bob64, 0o600, fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\nGid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\nGroups:\t%[1]d %[2]d \nCapPrm:\t0000000000000000\n", bob64, friends64))
+	h.owned("bob/memory", bob64, bob64, 0o600, "shut\n")
+	if text, err := os.ReadFile(filepath.Join(h.root, "bob/memory")); err != nil || strings.Contains(string(text), "socket:") {
+		t.Errorf("descriptors: %q, %v", text, err)
+	}
+	if found, err := os.ReadDir(filepath.Join(h.root, "mail")); err != nil || len(found) != 0 {
+		t.Errorf("in root's directory of mailboxes by way of a home: %v, %v", found, err)
+	}
+}
+
 // When the pass is killed, what it has started as somebody is, too.
 func TestAgentsEndWithThePass(t *testing.T) {
 	h := newHousehold(t, `
@@ -249,9 +280,14 @@ func eventually(t *testing.T, what string, true func() bool) {
 
 // Who is not root delivers as himself where that can do no harm, and says so where it could.
 func TestWithoutRoot(t *testing.T) {
-	h := newHousehold(t, asRecipients+"\n[transport.foreign]\nurl = \"mbox:ROOT/mail/{user}\"\nrun_as = \"lists\"\n")
+	run := "[[route]]\nto = [\"run.example\"]\ntransport = \"run\"\n"
+	h := newHousehold(t, strings.Replace(asRecipients, "[[route]]\n", run+"[[route]]\n", 1)+"\n[transport.foreign]\nurl = \"mbox:ROOT/mail/{user}\"\nrun_as = \"lists\"\n"+`[transport.run]
+url = "pipe:/bin/sh"
+args = ["-c", 'echo "$1,$USER,$LOGNAME,$HOME,$PWD" >ROOT/spool/ran', "-", "{user}"]
+`)
+	h.dir(t, "bob", bob64, bob64, 0o755)
 	h.dir(t, "mail", owner64, owner64, 0o755)
-	h.submit("bob@box.example", "bob@home.example", "bob@lists.example")
+	h.submit("bob@box.example", "bob@home.example", "bob@lists.example", "bob@run.example")
 	cmd := h.command()
 	cmd.Args[len(cmd.Args)-1] = strings.Replace(cmd.Args[len(cmd.Args)-1], "exec ", fmt.Sprintf("exec setpriv --reuid %[1]d --regid %[1]d --clear-groups ", owner64), 1)
 	out, err := cmd.CombinedOutput()
@@ -260,6 +296,7 @@ func TestWithoutRoot(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	h.owned("mail/bob", owner64, owner64, 0o600, "Delivered-To: bob@box.example")
+	h.owned("spool/ran", owner64, owner64, 0o600, "bob,postrider,postrider,/,/\n")
 	h.wantLog("to=<bob@home.example>, relay=none", "by root to act as bob)", "by root to act as lists)")
 }
 

@@ -74,13 +74,16 @@ func socketPair(kind int) (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
 }
 
-// perform has an agent do an assignment.
-func (s *steward) perform(ctx context.Context, a assignment, m *mail.Message, n int) mail.Result {
+// perform has an agent do an assignment, which may take as long as limit says: users can stop processes of theirs.
+func (s *steward) perform(ctx context.Context, a assignment, limit time.Duration, m *mail.Message, n int) mail.Result {
 	conn, err := s.ask(a)
 	if err != nil {
 		return mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "deliver as the recipient: %v", err)
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
+		return mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "deliver as the recipient: %v", err)
+	}
 	stop := context.AfterFunc(ctx, func() {
 		// The agent sees it, and tells what came of it.
 		_ = conn.CloseWrite()
@@ -96,6 +99,20 @@ func (s *steward) perform(ctx context.Context, a assignment, m *mail.Message, n 
 
 // farewell is how long an agent may take to end when it is told to.
 const farewell = 3 * time.Second
+
+// Limits of how long an agent may take.
+const (
+	mailboxTime = 5 * time.Minute  // for a mailbox: what waits for locks gives up long before
+	agentMargin = 30 * time.Second // for all besides the program that it runs, and to end when the pass has lost patience
+)
+
+// limit returns how long the pass waits for an agent that does the job.
+func (j job) limit() time.Duration {
+	if j.Scheme == "pipe" {
+		return j.Timeout + agentMargin
+	}
+	return mailboxTime
+}
 
 // ask sends an assignment to the steward together with one end of the connection that the agent is to have.
 func (s *steward) ask(a assignment) (*net.UnixConn, error) {
@@ -200,14 +217,13 @@ func (d dispatcher) serve(a assignment, conn *os.File) {
 }
 
 // runAgent runs the agent to its end. The error says why it could not be started.
+//
+// It starts as root, and becomes the user itself: the memory of a process that has changed its user after it was started
+// is closed to that user, and with it the right to write to mailboxes that come from mailGroup.
 func runAgent(j job, as users.User, conn *os.File) error {
 	groups, err := users.Groups(as)
 	if err != nil {
 		return fmt.Errorf("look up the groups of %s: %w", as.Name, err)
-	}
-	cred := &syscall.Credential{Uid: uint32(as.UID), Gid: uint32(as.GID)}
-	for _, g := range append(groups, mailGroup(j)...) {
-		cred.Groups = append(cred.Groups, uint32(g))
 	}
 	text, err := json.Marshal(j)
 	if err != nil {
@@ -218,23 +234,32 @@ func runAgent(j job, as users.User, conn *os.File) error {
 		return err
 	}
 	cmd := again("agent")
+	cmd.Args = append(cmd.Args, identity{as.UID, as.GID, append(groups, mailGroup(j)...)}.words()...)
 	cmd.Env, cmd.Stdin, cmd.ExtraFiles = []string{"PATH=/usr/bin:/bin"}, conn, []*os.File{r}
-	cmd.SysProcAttr.Credential = cred
 	err = cmd.Start()
 	if errors.Join(err, r.Close()) != nil {
 		return errors.Join(fmt.Errorf("act as %s: %w", as.Name, err), w.Close())
 	}
 	_, _ = w.Write(text) // an agent that ends before it has read this is missed by the pass
 	_ = w.Close()
-	_ = cmd.Wait()
+	waitAtMost(cmd, j.limit()+agentMargin)
 	return nil
 }
 
+// waitAtMost waits for the end of a process, and brings it about when the time has passed. What it did it has told, or
+// nobody waits for it any more.
+func waitAtMost(cmd *exec.Cmd, limit time.Duration) {
+	late := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	_ = cmd.Wait()
+}
+
 // mailGroup returns the group of root's directory of mailboxes, such as /var/mail, if it is one that members may make files
-// in: users are no members, but programs that deliver to them have always had this right.
+// in: users are no members, but programs that deliver to them have always had this right. A path in a home is none of
+// root's, wherever its user has it lead.
 func mailGroup(j job) []int {
 	var st unix.Stat_t
-	if j.Scheme != "mbox" || unix.Stat(filepath.Dir(j.Path), &st) != nil || st.Uid != 0 || st.Gid == 0 || st.Mode&0o020 == 0 {
+	if j.Scheme != "mbox" || j.InHome || unix.Stat(filepath.Dir(j.Path), &st) != nil || st.Uid != 0 || st.Gid == 0 || st.Mode&0o020 == 0 {
 		return nil
 	}
 	return []int{int(st.Gid)}
