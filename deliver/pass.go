@@ -50,6 +50,7 @@ type event struct {
 	again      bool         // the session broke after it had been of use: another one may do better at once
 	opened     bool         // a session was opened
 	useful     bool         // and was of use, which ends whatever trouble there was
+	unsent     bool         // the settlement is of a claim nothing of which was handed over, whatever it says of attempts
 	failure    *mail.Result // no session could be had, or the last one broke before it was of use
 	crowded    bool         // the next hop takes no further session beside those it has
 	wants      chan<- []spool.Claim
@@ -365,7 +366,7 @@ func (p *pass) account(group []event) error {
 // troubled returns the state of a next hop that took no session; nil if that is known already from another worker.
 func (p *pass) troubled(e event) (*spool.HopState, error) {
 	known, err := p.spool.HopTrouble(e.hop)
-	if err != nil || known.Until.After(p.Now()) {
+	if err != nil || !known.Full && known.Until.After(p.Now()) {
 		return nil, err
 	}
 	wait := p.retryAt(e.hop).HopWait(e.hop, known.Tries+1)

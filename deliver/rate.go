@@ -23,20 +23,33 @@ func (p *pass) spend(r Route, n int) error {
 	return p.spool.Spend(r.RateName, r.Rate, n, p.Now())
 }
 
-// giveBackRate gives back what a group of events says was not handed over.
+// giveBackRate gives back what a group of events says was not handed over, and to whom it is said that he may not have
+// more, may.
 func (p *pass) giveBackRate(group []event) error {
 	back := map[string]int{}
 	routes := map[string]Route{}
+	var relieved []spool.HopState
 	for _, e := range group {
 		w := p.hops[e.hop]
 		if w == nil || e.settlement == nil || w.route.Rate.Count == 0 {
 			continue
 		}
 		routes[w.route.RateName] = w.route
+		n := 0
 		for _, d := range e.settlement.Dispositions {
-			if d.Untried {
-				back[w.route.RateName]++
+			if d.Untried || e.unsent {
+				n++
 			}
+		}
+		if back[w.route.RateName] += n; n == 0 {
+			continue
+		}
+		known, err := p.spool.HopTrouble(e.hop)
+		if err != nil {
+			return err
+		}
+		if known.Full {
+			relieved = append(relieved, spool.HopState{Hop: e.hop, Full: true})
 		}
 	}
 	for name, n := range back {
@@ -44,7 +57,11 @@ func (p *pass) giveBackRate(group []event) error {
 			return err
 		}
 	}
-	return nil
+	if len(relieved) == 0 {
+		return nil
+	}
+	p.line.stale = true
+	return p.spool.Settle(nil, relieved)
 }
 
 // RateWords says a rate: "100 recipients an hour".

@@ -1,8 +1,10 @@
 package deliver_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postrider/postrider/deliver"
@@ -61,6 +63,49 @@ func TestRateCountsWhatIsHandedOver(t *testing.T) {
 	w.later(10 * time.Minute)
 	w.pass()
 	w.want("handed over", s.taken(), 10)
+}
+
+// Nothing is handed over to a dead next hop: those that share its rate may have all of it.
+func TestDeadNextHopsUseUpNoRate(t *testing.T) {
+	w := newWorld(t)
+	w.rate = spool.Rate{Count: 10, Per: time.Hour}
+	for i := range 10 {
+		name := fmt.Sprintf("dead%d.example", i)
+		w.servers[name] = &server{refuse: refused}
+		w.submit("ann@example.org", "bob@"+name)
+	}
+	w.pass()
+	s := &server{}
+	w.servers["a.example"] = s
+	for range 10 {
+		w.submit("ann@example.org", "bob@a.example")
+	}
+	w.pass()
+	w.want("handed over", s.taken(), 10)
+}
+
+// A next hop whose rate is used up by what a session then does not take waits for its own trouble, and not for the rate.
+func TestRateThatIsGivenBackIsUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.rate = spool.Rate{Count: 2, Per: 24 * time.Hour}
+		s, broken := &server{takes: time.Second}, false
+		s.breaks = func(*mail.Message) bool {
+			first := !broken
+			broken = true
+			return first
+		}
+		w.servers["a.example"] = s
+		for range 3 {
+			w.submit("ann@example.org", "bob@a.example")
+		}
+		w.during(func(chan<- struct{}) {
+			time.Sleep(5 * time.Minute)
+			synctest.Wait()
+			w.want("handed over, of two", s.taken(), 1)
+		})
+		w.want("next hop in trouble", w.logged("next hop"), 1)
+	})
 }
 
 // A transport may have a schedule of its own.

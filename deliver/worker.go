@@ -115,7 +115,7 @@ func attempts(c spool.Claim) (most int) {
 func (w *worker) failed(claims []spool.Claim, failure *mail.Result) (more []spool.Claim) {
 	for i, c := range claims {
 		e := w.concludeAll(c, *failure)
-		e.hop, e.useful = w.hop, i == 0 // what trouble there was, there is none any more
+		e.hop, e.unsent, e.useful = w.hop, true, i == 0 // what trouble there was, there is none any more
 		w.events <- e
 	}
 	return <-w.ask()
@@ -144,7 +144,7 @@ func (w *worker) refused(claims []spool.Claim, failure *mail.Result) {
 			d := &e.settlement.Dispositions[i]
 			d.Next, d.Untried = w.Now(), failure.Scope == mail.OfUs
 		}
-		e.hop = w.hop
+		e.hop, e.unsent = w.hop, true
 		w.events <- e
 	}
 	w.events <- event{hop: w.hop, failure: failure}

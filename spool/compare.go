@@ -71,13 +71,15 @@ func (s *Spool) Compare() error {
 }
 
 // straighten takes back that recipients are being tried, since whoever did that is gone, and makes due whoever is not: a
-// damaged page may have lost his entry, and without it nobody would ever look at him.
+// damaged page may have lost his entry, and without it nobody would ever look at him. Nor is anybody looked at who seems
+// due later than this clock can have said, as long as others at his next hop are before him in line.
 func (s *Spool) straighten() error {
-	return s.inBatches([]byte{}, (*tx).straighten)
+	return s.inBatches([]byte{}, s.straightenBatch)
 }
 
-// straighten does so for some recipients from a key on, and returns where to go on; nil at the end.
-func (x *tx) straighten(from []byte) ([]byte, error) {
+// straightenBatch does so for some recipients from a key on, and returns where to go on; nil at the end.
+func (s *Spool) straightenBatch(x *tx, from []byte) ([]byte, error) {
+	now := s.opts.Now()
 	bent := map[string]recipient{}
 	c := x.recipients.Cursor()
 	k, v := c.Seek(from)
@@ -87,8 +89,12 @@ func (x *tx) straighten(from []byte) ([]byte, error) {
 			return nil, err
 		}
 		due := p.dueKey(mail.ID(k[:idLength]), recipientOf(k))
-		if found, _ := x.due.Cursor().Seek(due); p.active || !bytes.Equal(found, due) {
-			p.active = false
+		next := s.sane(p.hop, p.next, now)
+		if found, _ := x.due.Cursor().Seek(due); p.active || !bytes.Equal(found, due) || !next.Equal(p.next) {
+			if err := x.due.Delete(due); err != nil {
+				return nil, err
+			}
+			p.active, p.next = false, next
 			bent[string(k)] = p
 		}
 		k, v = c.Next()

@@ -6,7 +6,8 @@ import (
 	"github.com/postrider/postrider/internal/mail"
 )
 
-// A HopState is what is known of a next hop after a try to open a session. Until zero forgets all trouble.
+// A HopState is what is known of a next hop after a try to open a session. Until zero forgets all trouble, or, with Full,
+// only that it may not have more.
 type HopState struct {
 	Hop   string
 	Until time.Time   // it is not to be tried before
@@ -26,17 +27,17 @@ func (s *Spool) putHops(x *tx, states []HopState) error {
 	now := s.opts.Now()
 	for _, st := range states {
 		key := []byte(st.Hop)
-		if st.Until.IsZero() {
-			if err := x.hops.Delete(key); err != nil {
-				return err
-			}
-			continue
-		}
 		h, _, err := x.hop(st.Hop)
 		if err != nil {
 			return err
 		}
-		h.until, h.last = st.Until, st.Last
+		if st.Until.IsZero() {
+			if err := x.relieve(h, st); err != nil {
+				return err
+			}
+			continue
+		}
+		h.until, h.last, h.full = st.Until, st.Last, st.Full
 		if longest := now.Add(s.opts.MaxWait); s.opts.MaxWait > 0 && h.until.After(longest) {
 			h.until = longest // it would count as the error of a clock
 		}
@@ -50,12 +51,25 @@ func (s *Spool) putHops(x *tx, states []HopState) error {
 		if st.Last.Scope == mail.OfUs {
 			// Nothing is known of the next hop: the time that we were cut off must not count as time that it was dead.
 			h.failures, h.since = 0, time.Time{}
-		} else if h.failures++; h.failures == 1 {
-			h.since = now
+		} else if h.failures++; h.failures == 1 || h.since.After(now) {
+			h.since = now // in the future it was before the clock was set back
 		}
 		if err := x.hops.Put(key, h.encode(key)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// relieve forgets the trouble of a next hop, or that it is full.
+func (x *tx) relieve(h hop, st HopState) error {
+	key := []byte(st.Hop)
+	switch {
+	case !st.Full, h.full && h.tries == 0:
+		return x.hops.Delete(key)
+	case h.full:
+		h.until, h.full = time.Time{}, false
+		return x.hops.Put(key, h.encode(key))
 	}
 	return nil
 }
@@ -66,13 +80,14 @@ type Trouble struct {
 	Failures int       // those of them that the next hop was to blame for
 	Since    time.Time // the first of these
 	Until    time.Time // it is not to be tried before
+	Full     bool      // and that is because it may not have more
 }
 
 // HopTrouble returns the trouble with a next hop.
 func (s *Spool) HopTrouble(name string) (t Trouble, err error) {
 	err = s.view(func(x *tx) error {
 		h, _, err := x.hop(name)
-		t = Trouble{h.tries, h.failures, h.since, h.until}
+		t = Trouble{h.tries, h.failures, h.since, h.until, h.full}
 		return err
 	})
 	return t, err

@@ -44,6 +44,7 @@ type hop struct {
 	failures int       // those of them that the next hop was to blame for
 	since    time.Time // the first of these
 	last     mail.Result
+	full     bool // it waits because it may not have more, and not for any trouble
 }
 
 // maxText is how much of a reply is kept in the index.
@@ -136,6 +137,7 @@ func (h *hop) encode(key []byte) []byte {
 	b = binary.AppendVarint(b, int64(h.failures))
 	b = appendTime(b, h.since)
 	b = appendResult(b, h.last)
+	b = appendBool(b, h.full)
 	return seal(key, b)
 }
 
@@ -149,6 +151,7 @@ func (h *hop) decode(key, value []byte) error {
 	h.failures = int(r.int())
 	h.since = r.time()
 	h.last = r.result()
+	h.full = len(r.b) > 0 && r.bool() // once it was not written
 	return r.err
 }
 

@@ -217,3 +217,54 @@ func TestQueuedMailFollowsTodaysSchedule(t *testing.T) {
 	w.end(w.acquire())
 	w.want("asked", asked, 1)
 }
+
+// What was deferred before the clock was set back is due at once, also behind what has been deferred since then.
+func TestDeferredBeforeTheClockWasSetBack(t *testing.T) {
+	w := newWorld(t)
+	w.opts.MaxWait = 16 * time.Hour
+	const hop = "relay/a.example"
+	s := w.acquire()
+	w.submit("bob@a.example")
+	w.takeIn(s)
+	w.settle(s, w.claim(s, hop)[0], mail.Delayed)
+	w.now = w.now.Add(-24 * time.Hour)
+	w.submit("cyd@a.example")
+	w.takeIn(s)
+	in := func(mail.ID, int) time.Time { return w.now.Add(time.Hour) }
+	claims, err := s.Claim(w.now, Wanted{hop, Most{Messages: 1}, in})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.settle(s, claims[0][0], mail.Delayed)
+	w.end(s)
+	s = w.acquire()
+	hops, _, err := w.dueNow(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("due", hops, []string{hop})
+	w.want("claimed", len(w.claim(s, hop)), 1)
+	w.end(s)
+}
+
+// How long a next hop has been in trouble is not told by another clock.
+func TestTroubleBeforeTheClockWasSetBack(t *testing.T) {
+	w := newWorld(t)
+	w.now = w.now.Truncate(time.Microsecond)
+	s := w.acquire()
+	for range 2 {
+		last := mail.Delay(mail.OfHost, mail.EnhancedCode{4, 4, 1}, "refused")
+		if err := s.Settle(nil, []HopState{{Hop: "a", Until: w.now.Add(time.Minute), Last: last}}); err != nil {
+			t.Fatal(err)
+		}
+		trouble, err := s.HopTrouble("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !trouble.Since.Equal(w.now) {
+			t.Errorf("in trouble since %v, at %v", trouble.Since, w.now)
+		}
+		w.now = w.now.Add(-24 * time.Hour)
+	}
+	w.end(s)
+}
