@@ -36,7 +36,7 @@ var doors = map[string][]string{
 	"github.com/emersion/go-message":  {"deliver/dsn"},
 	"github.com/pelletier/go-toml/v2": {"internal/config"},
 	"github.com/urfave/cli/v2":        {"cmd/mailq", "cmd/queue-runner"},
-	"golang.org/x/sys":                {"spool/drop", "spool", "internal/submit", "internal/submitd", "deliver/local", "cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
+	"golang.org/x/sys":                {"spool/drop", "spool", "internal/submit", "internal/submitd", "deliver/alias", "deliver/local", "cmd/sendmail", "cmd/mailq", "cmd/queue-runner"},
 	"golang.org/x/net":                {"deliver/idn", "deliver/smtp"}, // idna; proxy
 	"github.com/emersion/go-smtp":     nil,                             // tests
 	"github.com/miekg/dns":            {"deliver/dns"},

@@ -63,6 +63,20 @@ func readFile(file string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readAll(f, file)
+}
+
+// readList reads a file that an alias includes. Others than who may write to the alias file may have a hand in its place.
+func readList(file string) ([]byte, error) {
+	f, err := openTrusted(file)
+	if err != nil {
+		return nil, err
+	}
+	return readAll(f, file)
+}
+
+// readAll reads a file, if it is one that only root and we can have written, and closes it.
+func readAll(f *os.File, file string) ([]byte, error) {
 	defer f.Close() // only read: closing cannot lose anything
 	st, err := f.Stat()
 	if err != nil {

@@ -185,7 +185,7 @@ func (x *expander) include(alias, file string, depth int) {
 		return
 	}
 	x.seen[file] = true
-	b, err := readFile(file)
+	b, err := readList(file)
 	if err != nil {
 		if x.unread == nil {
 			x.unread = fmt.Errorf(":include: %w", err)
