@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +52,7 @@ var schemes = []scheme{
 
 // takes reports whether a key of [transport.NAME] has a meaning for the scheme. Keys that are unknown to all are left
 // to the reader of the table.
-func (s scheme) takes(key string) bool {
+func (s *scheme) takes(key string) bool {
 	switch key {
 	case "tls", "ca_file", "socks", "socks_password_file":
 		return len(s.tls) > 0
@@ -71,12 +70,14 @@ func (s scheme) takes(key string) bool {
 	return true
 }
 
-func schemeNamed(name string) scheme {
-	i := slices.IndexFunc(schemes, func(s scheme) bool { return s.name == name })
-	if i < 0 {
-		return scheme{}
+// schemeNamed returns the scheme, or one without a name.
+func schemeNamed(name string) *scheme {
+	for i := range schemes {
+		if schemes[i].name == name {
+			return &schemes[i]
+		}
 	}
-	return schemes[i]
+	return &scheme{}
 }
 
 func schemeNames() string {
@@ -88,7 +89,7 @@ func schemeNames() string {
 }
 
 // newTransport returns a transport of the scheme with its defaults.
-func newTransport(name string, s scheme) Transport {
+func newTransport(name string, s *scheme) Transport {
 	t := Transport{Name: name, Scheme: s.name, Port: s.port, Concurrency: s.concurrency, Text: s.text, Timeout: s.timeout}
 	if len(s.tls) > 0 {
 		t.TLS = s.tls[0]
@@ -96,7 +97,7 @@ func newTransport(name string, s scheme) Transport {
 	return t
 }
 
-func (t *Transport) scheme() scheme { return schemeNamed(t.Scheme) }
+func (t *Transport) scheme() *scheme { return schemeNamed(t.Scheme) }
 
 // setURL makes t what the URL says, with the defaults of its scheme. A list of URLs names servers that stand in for the
 // first one.
@@ -129,29 +130,25 @@ func (n *node) url(t *Transport, want string) error {
 	if n.kind != unstable.String {
 		return n.want(want)
 	}
-	new, err := parseURL(t.Name, n.text)
-	if err == nil {
-		*t = new
-	}
-	return err
+	return t.parseURL(n.text)
 }
 
-// parseURL reads the URL of a transport. Its errors say no more of the URL than scheme and host: somebody may have
+// parseURL makes t, of which the name is known, what a URL says. Its errors say no more of the URL than scheme and host: somebody may have
 // written a password into it.
-func parseURL(name, url string) (Transport, error) {
+func (t *Transport) parseURL(url string) error {
 	before, rest, found := strings.Cut(url, ":")
 	kind, srv := strings.CutSuffix(strings.ToLower(before), "+srv")
 	s := schemeNamed(kind)
 	if s.name == "" || srv && s.name != "submission" && s.name != "submissions" {
-		return Transport{}, unknownScheme(before, found)
+		return unknownScheme(before, found)
 	}
-	t := newTransport(name, s)
+	*t = newTransport(t.Name, s)
 	t.SRV = srv
 	switch s.form {
 	case toPath, toMailbox:
 		if s.form == toMailbox {
 			if err := checkPlaceholders(rest); err != nil {
-				return Transport{}, err
+				return err
 			}
 		}
 		if !isPath(rest) && !(s.form == toMailbox && strings.HasPrefix(rest, "{home}/")) {
@@ -162,7 +159,7 @@ func parseURL(name, url string) (Transport, error) {
 			case "lmtp+unix":
 				example = "/run/dovecot/lmtp"
 			}
-			return Transport{}, fmt.Errorf("%s needs an absolute path: %s:%s", s.name, s.name, example)
+			return fmt.Errorf("%s needs an absolute path: %s:%s", s.name, s.name, example)
 		}
 		t.Path = filepath.Clean(rest)
 		if s.form == toMailbox && t.ForUsers() {
@@ -170,18 +167,18 @@ func parseURL(name, url string) (Transport, error) {
 		}
 	case alone:
 		if rest != "" {
-			return Transport{}, fmt.Errorf("expected %s: and nothing after it", s.name)
+			return fmt.Errorf("expected %s: and nothing after it", s.name)
 		}
 	case overNetwork:
 		rest, found = strings.CutPrefix(rest, "//")
 		if !found {
-			return Transport{}, fmt.Errorf("expected a host, as in %s://mail.example.com", s.name)
+			return fmt.Errorf("expected a host, as in %s://mail.example.com", s.name)
 		}
 		if err := t.setAuthority(rest); err != nil {
-			return Transport{}, err
+			return err
 		}
 	}
-	return t, nil
+	return nil
 }
 
 // perUser is how many sessions there are by themselves for mailboxes of which each user has one.
