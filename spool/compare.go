@@ -203,18 +203,17 @@ func (x *tx) forget(id mail.ID) error {
 	return x.messages.Delete(messageKey(id))
 }
 
-// adopt makes the records of messages that the index does not know.
+// adopt makes the records of messages that the index does not know: those that were made of others when all others are
+// known.
 func (s *Spool) adopt(ids []mail.ID) error {
-	if len(ids) == 0 {
-		return nil
-	}
 	adopted := 0
-	var children []adoption
+	var children []mail.ID
 	for len(ids) > 0 {
-		some := ids[:min(len(ids), batch)]
-		ids = ids[len(some):]
 		var found []adoption
-		for _, id := range some {
+		recipients := 0
+		for n := 0; n < batch && recipients < batchRecipients && len(ids) > 0; n++ {
+			id := ids[0]
+			ids = ids[1:]
 			a, err := s.examine(id)
 			if err != nil {
 				return err
@@ -222,9 +221,10 @@ func (s *Spool) adopt(ids []mail.ID) error {
 			switch {
 			case a == nil:
 			case a.Envelope.Settles != nil:
-				children = append(children, *a)
+				children = append(children, id)
 			default:
 				found = append(found, *a)
+				recipients += len(a.Envelope.Recipients)
 			}
 		}
 		if err := s.update(func(x *tx) error {
@@ -239,8 +239,10 @@ func (s *Spool) adopt(ids []mail.ID) error {
 		}
 		adopted += len(found)
 	}
-	if err := s.adoptChildren(children); err != nil {
-		return err
+	for _, id := range children {
+		if err := s.adoptChild(id); err != nil {
+			return err
+		}
 	}
 	if n := adopted + len(children); n > 0 {
 		s.opts.Logf("index: %d messages of queue/ were not in it and have been added", n)
@@ -248,27 +250,26 @@ func (s *Spool) adopt(ids []mail.ID) error {
 	return nil
 }
 
-// adoptChildren makes the records of messages that were made of others, and in the same turn makes final what they say
-// of their parents: were they known before that, the next crash would leave nothing to tell it by.
-func (s *Spool) adoptChildren(children []adoption) error {
-	for _, c := range children {
-		final := map[int]bool{}
-		for _, n := range c.Envelope.Settles.Recipients {
-			final[n] = true
-		}
-		list, err := s.finalize(c.Envelope.Settles.Of, final)
-		if err != nil {
-			return err
-		}
-		if len(list) == 0 {
-			list = []Settlement{{Claim: Claim{ID: c.Envelope.Settles.Of}}}
-		}
-		list[0].Children = []Taken{c.Taken}
-		if err := s.Settle(list, nil); err != nil {
-			return err
-		}
+// adoptChild makes the record of a message that was made of another one, and in the same turn makes final what it says of
+// its parent: were it known before that, the next crash would leave nothing to tell it by.
+func (s *Spool) adoptChild(id mail.ID) error {
+	c, err := s.examine(id)
+	if err != nil || c == nil {
+		return err
 	}
-	return nil
+	final := map[int]bool{}
+	for _, n := range c.Envelope.Settles.Recipients {
+		final[n] = true
+	}
+	list, err := s.finalize(c.Envelope.Settles.Of, final)
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		list = []Settlement{{Claim: Claim{ID: c.Envelope.Settles.Of}}}
+	}
+	list[0].Children = []Taken{c.Taken}
+	return s.Settle(list, nil)
 }
 
 // adoption is a message that the index did not know, and what its journal says.

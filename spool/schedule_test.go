@@ -2,6 +2,8 @@ package spool
 
 import (
 	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -267,4 +269,38 @@ func TestTroubleBeforeTheClockWasSetBack(t *testing.T) {
 		w.now = w.now.Add(-24 * time.Hour)
 	}
 	w.end(s)
+}
+
+// One turn at the index adds few recipients, however many a message has.
+func TestCompareTakesTurns(t *testing.T) {
+	w := newWorld(t)
+	many := slices.Repeat([]string{"bob@a.example"}, 2*batchRecipients)
+	w.submit(many...)
+	w.submit(many...)
+	s := w.acquire()
+	w.takeIn(s)
+	w.takeIn(s)
+	defer w.end(s)
+	if err := os.Remove(filepath.Join(w.dir, "index.db")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.newIndex(); err != nil {
+		t.Fatal(err)
+	}
+	turns := func() (n int) {
+		if err := s.view(func(x *tx) error { n = x.ID(); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := turns()
+	ids, _, err := s.queue.Names()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.adopt(ids); err != nil {
+		t.Fatal(err)
+	}
+	w.want("turns", turns()-before, 2)
+	w.want("waiting", len(w.waiting()), 2*len(many))
 }
