@@ -127,7 +127,7 @@ func (p *pass) schedule(ctx context.Context) (next time.Time, err error) {
 		}
 		l.waiting += p.hops[hop].pace.now - p.hops[hop].workers
 	}
-	return l.next, nil
+	return l.next, p.settleRates()
 }
 
 // firstInLine takes as many next hops out of the line as there are sessions for.
@@ -244,6 +244,9 @@ func (p *pass) claim(workers ...*worker) ([][]spool.Claim, error) {
 			wanted, of = append(wanted, spool.Wanted{Hop: worker.hop, Most: most, Again: again}), append(of, i)
 		}
 	}
+	if len(wanted) == 0 {
+		return all, nil
+	}
 	claimed, err := p.spool.Claim(now, wanted...)
 	if err != nil {
 		return all, err
@@ -272,7 +275,8 @@ func (p *pass) most(hop string, w *hopWork, now time.Time) (most spool.Most, err
 	}
 	allowed, again, err := p.spool.Allowance(w.route.RateName, w.route.Rate, now)
 	if err == nil && allowed == 0 {
-		return spool.Most{}, p.waitForRate(hop, w.route, again)
+		p.waitForRate(hop, w.route, again)
+		return spool.Most{}, nil
 	}
 	most.Recipients = allowed
 	return most, err

@@ -37,6 +37,7 @@ type pass struct {
 	soft     context.Context // done when nothing more is to be begun
 	calm     func()          // makes it so
 	stopping bool
+	usedUp   []spool.HopState       // next hops whose rate is, not yet written
 	overdue  map[string]mail.Result // next hops whose old mail is to be given up, and why
 	more     bool                   // not all that was submitted has been taken in
 	busy     time.Duration          // when to look again for a submission that was being written; 0 if there was none

@@ -8,11 +8,22 @@ import (
 	"github.com/postrider/postrider/spool"
 )
 
-// waitForRate has a next hop left alone until its rate allows more. Nothing was tried, so nothing counts as tried.
-func (p *pass) waitForRate(hop string, r Route, again time.Time) error {
+// waitForRate has a next hop left alone until its rate allows more, from the next settleRates on. Nothing was tried, so
+// nothing counts as tried.
+func (p *pass) waitForRate(hop string, r Route, again time.Time) {
 	why := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 5}, "no more than %s: that is its rate", RateWords(r.Rate))
 	p.line.stale = true
-	return p.spool.Settle(nil, []spool.HopState{{Hop: hop, Until: again, Last: why, Full: true}})
+	p.usedUp = append(p.usedUp, spool.HopState{Hop: hop, Until: again, Last: why, Full: true})
+}
+
+// settleRates writes which next hops wait for their rate. Very many may share one: they share the commit, too.
+func (p *pass) settleRates() error {
+	if len(p.usedUp) == 0 {
+		return nil
+	}
+	states := p.usedUp
+	p.usedUp = nil
+	return p.spool.Settle(nil, states)
 }
 
 // spend counts recipients that are about to be handed over, or gives back those that were not.

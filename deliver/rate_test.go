@@ -1,7 +1,10 @@
 package deliver_test
 
 import (
+	"encoding/binary"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -106,6 +109,42 @@ func TestRateThatIsGivenBackIsUsed(t *testing.T) {
 		})
 		w.want("next hop in trouble", w.logged("next hop"), 1)
 	})
+}
+
+// commits returns how many the index has had: the number of the last one is in either of the two pages that it begins with.
+func (w *world) commits() (n uint64) {
+	w.t.Helper()
+	const at = 64
+	f, err := os.ReadFile(filepath.Join(w.dir, "index.db"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return max(binary.NativeEndian.Uint64(f[at:]), binary.NativeEndian.Uint64(f[os.Getpagesize()+at:]))
+}
+
+// Next hops that share a rate which is used up do not cost a commit each, and each says why it waits.
+func TestManyNextHopsShareARate(t *testing.T) {
+	w := newWorld(t)
+	w.rate = spool.Rate{Count: 1, Per: time.Hour}
+	var rcpts []string
+	const n = 600
+	for i := range n {
+		name := fmt.Sprintf("h%d.example", i)
+		w.servers[name] = &server{}
+		rcpts = append(rcpts, "bob@"+name)
+	}
+	w.submit("ann@example.org", rcpts...)
+	w.pass()
+	if got := w.commits(); got > 50 {
+		t.Errorf("%d commits", got)
+	}
+	told := 0
+	for _, s := range w.waiting() {
+		if strings.HasSuffix(s, " 0 no more than 1 recipient an hour: that is its rate") {
+			told++
+		}
+	}
+	w.want("waiting", told, n-1)
 }
 
 // A transport may have a schedule of its own.
