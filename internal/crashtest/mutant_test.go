@@ -50,7 +50,7 @@ func mutants() []mutant {
 		{"an error of the sync is ignored", []patch{{file: dropFile, old: syncFile, new: "_ = w.f.Sync()\n"}}, "", eio},
 		{"an error of a write is ignored", []patch{{file: dropFile, old: "_, w.err = w.f.Write(w.buf)", new: "_, _ = w.f.Write(w.buf)"}}, "", eio},
 		{"an error of close refuses what is durable", []patch{{file: dropFile,
-			old: "_ = w.f.Close()\n\tw.f = nil\n\treturn w.id, nil", new: "err := w.f.Close()\n\tw.f = nil\n\treturn w.id, err",
+			old: "_ = w.close()\n\treturn w.id, nil", new: "return w.id, w.close()",
 		}}, "", eio},
 
 		{"what a dead pass left is not looked at", []patch{{file: "spool/spool.go", old: "if unclean || fresh", new: "_ = unclean; if fresh"}},
