@@ -122,6 +122,17 @@ func TestPanicWithSeveralMessages(t *testing.T) {
 	w.want("deferred", w.logged("status=deferred (internal error: boom)"), 2)
 }
 
+// A next hop that breaks our own code before there is a session waits like one in trouble; the others go on.
+func TestPanicBeforeTheSession(t *testing.T) {
+	w := newWorld(t)
+	good := &server{}
+	w.servers["a.example"], w.servers["b.example"] = &server{refuse: func() error { panic("boom") }}, good
+	w.submit("ann@example.org", "bob@a.example", "cyd@b.example")
+	w.pass()
+	w.want("delivered", good.got, []string{"cyd@b.example"})
+	w.want("waiting", w.waiting(), []string{"bob@a.example 0 internal error: boom"})
+}
+
 // A silent next hop takes a message and answers nothing until it is hung up on.
 type silent struct{ begun chan struct{} }
 

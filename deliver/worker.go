@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -71,7 +72,13 @@ func (w *worker) open(c spool.Claim) (Session, *mail.Result) {
 	return session, nil
 }
 
-func (w *worker) openFor(c spool.Claim) (Session, error) {
+// openFor is open. What a server makes our own code do must not end the pass for all others.
+func (w *worker) openFor(c spool.Claim) (session Session, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			session, err = nil, fmt.Errorf("internal error: %v", p)
+		}
+	}()
 	if again, ok := w.route.Transport.(Retrier); ok && c.Relay != "" {
 		return again.OpenAgain(w.soft, w.route.Domain, c.Relay, attempts(c)-1)
 	}

@@ -136,14 +136,16 @@ func (t *Transport) dial(ctx context.Context, h mx.Host) (deliver.Session, *mail
 	if failed := t.memory.begin(ctx, at, t.now); failed != nil {
 		return nil, failed
 	}
+	// Should Dial panic, nobody may wait for ever to hear what became of it.
+	failed := asFailure(errors.New("internal error"))
+	defer func() { t.memory.end(at, failed, t.now()) }()
 	s, err := t.Dial(ctx, h)
-	if err == nil {
-		t.memory.end(at, nil, t.now())
-		return s, nil
+	if err != nil {
+		failed = asFailure(err)
+		return nil, failed
 	}
-	failed := asFailure(err)
-	t.memory.end(at, failed, t.now())
-	return nil, failed
+	failed = nil
+	return s, nil
 }
 
 func (t *Transport) now() time.Time {

@@ -516,3 +516,82 @@ func TestPolicy(t *testing.T) {
 		})
 	}
 }
+
+// A breaking host takes one attempt, and then our own code panics.
+type breaking struct{ deliver.Session }
+
+func (breaking) Deliver(_ context.Context, attempts <-chan mail.Attempt) error {
+	<-attempts
+	panic("boom")
+}
+
+// TestPanic has our own code panic at the first host or at the second one. Whoever has a message does not get it again,
+// and nobody is left waiting.
+func TestPanic(t *testing.T) {
+	const first, second = "192.0.2.1", "192.0.2.2"
+	for _, tt := range []struct {
+		name, at string
+		asked    int // recipients of each of three messages
+		want     []string
+		panics   any
+	}{
+		{"first host", first, 1, []string{"", "", ""}, "boom"},
+		{"second host", second, 2, []string{
+			"relayed 250 taken mx1; delayed internal error: boom", "relayed 250 taken mx1; delayed 451 greylisted mx1", "relayed 250 taken mx1; delayed 451 greylisted mx1",
+		}, nil},
+		{"connection to the second host", "dial " + second, 2, []string{
+			"relayed 250 taken mx1; delayed internal error: boom", "relayed 250 taken mx1; delayed 451 greylisted mx1", "relayed 250 taken mx1; delayed 451 greylisted mx1",
+		}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, host("mx1", first), host("mx2", second))
+				w.judges[first] = func(n int) mail.Result { return []mail.Result{taken, grey}[n%2] }
+				w.Dial = func(ctx context.Context, h mx.Host) (deliver.Session, error) {
+					if tt.at == "dial "+h.Addrs[0].String() {
+						panic("boom")
+					}
+					s, err := w.dial(ctx, h)
+					if h.Addrs[0].String() == tt.at {
+						return breaking{s}, err
+					}
+					return s, err
+				}
+				s := w.open(t)
+				got := make([]string, 3)
+				attempts, over := make(chan mail.Attempt), make(chan any, 1)
+				go func() {
+					defer func() { over <- recover() }()
+					_ = s.Deliver(t.Context(), attempts)
+				}()
+				for i := range got {
+					a := mail.Attempt{Message: &mail.Message{}, Positions: []int{0, 1}[:tt.asked], Done: func(r []mail.Result) { got[i] += words(r) }}
+					synctest.Wait()
+					select {
+					case attempts <- a:
+					default:
+					}
+				}
+				synctest.Wait() // the last one is answered without waiting for the end
+				if !slices.Equal(got, tt.want) {
+					t.Errorf("%q, want %q", got, tt.want)
+				}
+				close(attempts)
+				if c := <-over; c != tt.panics {
+					t.Errorf("Deliver panics with %v, want %v", c, tt.panics)
+				}
+				if tt.panics == nil {
+					w.Dial = w.dial
+					_, err := w.OpenAgain(t.Context(), "d.example", "", 0)
+					if err != nil {
+						t.Errorf("afterwards: %v", err)
+					}
+					w.dials[first] = "dead"
+					if _, err := w.OpenAgain(t.Context(), "d.example", "", 0); err != nil {
+						t.Errorf("the second host afterwards: %v", err)
+					}
+				}
+			})
+		})
+	}
+}

@@ -20,7 +20,8 @@ type session struct {
 	both   bool // the host has addresses of both families, and may judge us by that
 	used   bool // it has answered for a message
 
-	done sync.Mutex // held while an attempt is answered
+	done sync.Mutex     // held while an attempt is answered
+	lent map[*loan]bool // what the others have not answered; with done
 
 	second     chan mail.Attempt // what goes to the others; nil as long as there was nothing
 	secondOver chan struct{}     // closed when they have answered
@@ -32,7 +33,7 @@ const waiting = 16
 
 // session returns the session to use with a host that serves: its own, if there is nothing that could be made better.
 func (t *Transport) session(inner deliver.Session, h mx.Host, addr netip.Addr, others []mx.Host) deliver.Session {
-	s := &session{Transport: t, inner: inner, at: placeOf(h, addr), others: others}
+	s := &session{Transport: t, inner: inner, at: placeOf(h, addr), others: others, lent: map[*loan]bool{}}
 	for _, a := range h.Addrs {
 		s.both = s.both || a.Is4() != addr.Is4()
 	}
@@ -43,47 +44,57 @@ func (t *Transport) session(inner deliver.Session, h mx.Host, addr netip.Addr, o
 	return s
 }
 
+// A loan is an attempt that is with the other hosts.
+type loan struct {
+	mail.Attempt
+	results []mail.Result // for all recipients, as the first host left them
+	open    []int         // those that the others are asked about
+}
+
 // Deliver makes the attempts that come, as deliver.Session has it.
-func (s *session) Deliver(ctx context.Context, attempts <-chan mail.Attempt) error {
+func (s *session) Deliver(ctx context.Context, attempts <-chan mail.Attempt) (err error) {
 	in, over := make(chan mail.Attempt), make(chan struct{})
+	var left *mail.Attempt
 	var forwarding sync.WaitGroup
 	forwarding.Go(func() {
 		defer close(in)
-		s.forward(ctx, attempts, in, over)
+		left = s.forward(ctx, attempts, in, over)
 	})
-	err := func() error {
-		defer close(over) // whatever becomes of it
-		return s.inner.Deliver(ctx, in)
-	}()
-	forwarding.Wait()
-	if s.second != nil {
-		close(s.second)
-		<-s.secondOver
-		if s.served {
-			return nil
+	// Also when the host's session panics: nobody may be left waiting, or answer later.
+	defer func() {
+		close(over)
+		forwarding.Wait()
+		if s.second != nil {
+			close(s.second)
+			<-s.secondOver
 		}
-	}
-	return err
+		if left != nil {
+			s.answer(*left, nil)
+		}
+		if s.served {
+			err = nil
+		}
+	}()
+	return s.inner.Deliver(ctx, in)
 }
 
-// forward hands attempts to the host until there are no more or its session is over.
-func (s *session) forward(ctx context.Context, attempts <-chan mail.Attempt, in chan<- mail.Attempt, over <-chan struct{}) {
+// forward hands attempts to the host until there are no more or its session is over. It returns one that was left then.
+func (s *session) forward(ctx context.Context, attempts <-chan mail.Attempt, in chan<- mail.Attempt, over <-chan struct{}) (left *mail.Attempt) {
 	for {
 		select {
 		case a, ok := <-attempts:
 			if !ok {
-				return
+				return nil
 			}
 			watched := a
 			watched.Done = func(results []mail.Result) { s.answered(ctx, a, results) }
 			select {
 			case in <- watched:
 			case <-over:
-				s.answer(a, nil)
-				return
+				return &a
 			}
 		case <-over:
-			return
+			return nil
 		}
 	}
 }
@@ -128,26 +139,39 @@ func (s *session) soften(a mail.Attempt, r *mail.Result) {
 	}
 }
 
-// elsewhere hands some recipients of an attempt to the other hosts. What those make of them counts unless it says less.
+// elsewhere hands some recipients of an attempt to the other hosts.
 func (s *session) elsewhere(ctx context.Context, a mail.Attempt, results []mail.Result, open []int) {
+	l := &loan{a, results, open}
 	rest := a
 	rest.Positions = nil
 	for _, i := range open {
 		rest.Positions = append(rest.Positions, a.Positions[i])
 	}
-	rest.Done = func(second []mail.Result) {
-		for n, r := range second {
-			if first := &results[open[n]]; outweighs(r, *first) {
-				*first = r
-			}
-		}
-		s.answer(a, results)
-	}
+	rest.Done = func(second []mail.Result) { s.returned(l, second) }
+	s.done.Lock()
+	s.lent[l] = true
+	s.done.Unlock()
 	if s.second == nil {
 		s.second, s.secondOver = make(chan mail.Attempt, waiting), make(chan struct{})
 		go s.serve(ctx)
 	}
 	s.second <- rest
+}
+
+// returned is the end of a loan, unless it has had one. What the other hosts made of it counts unless it says less.
+func (s *session) returned(l *loan, second []mail.Result) {
+	s.done.Lock()
+	defer s.done.Unlock()
+	if !s.lent[l] {
+		return
+	}
+	delete(s.lent, l)
+	for n, r := range second {
+		if first := &l.results[l.open[n]]; outweighs(r, *first) {
+			*first = r
+		}
+	}
+	l.Done(l.results)
 }
 
 // outweighs reports whether what another host made of a recipient counts rather than what the first one did.
@@ -161,23 +185,46 @@ func outweighs(second, first mail.Result) bool {
 // serve has the other hosts make attempts, and answers for what they do not take.
 func (s *session) serve(ctx context.Context) {
 	defer close(s.secondOver)
-	next, failed := s.open(ctx, s.others)
-	if failed == nil {
-		failed = s.sit(ctx, next)
-	}
+	failed := s.sit(ctx)
 	for a := range s.second {
 		a.Done(repeated(failed, len(a.Positions)))
 	}
 }
 
-// sit is serve with a host that serves.
-func (s *session) sit(ctx context.Context, next deliver.Session) (failed *mail.Failure) {
+// sit is serve as long as one of them takes something. What our own code panics with is the end of that one only: the
+// first host goes on, and who has the message from it does not get it again.
+func (s *session) sit(ctx context.Context) (failed *mail.Failure) {
+	defer func() {
+		if p := recover(); p != nil {
+			failed = &mail.Failure{Result: mail.Delay(mail.OfMessage, mail.EnhancedCode{4, 3, 0}, "internal error: %v", p)}
+			s.served = false
+			s.crashed(failed.Result)
+		}
+	}()
+	next, failed := s.open(ctx, s.others)
+	if failed != nil {
+		return failed
+	}
 	s.served = true
 	if err := next.Deliver(ctx, s.second); err != nil {
 		s.served = false
 		return asFailure(err)
 	}
 	return nil
+}
+
+// crashed returns all loans: a message that makes our own code panic must not come again at once, whatever the first host
+// has said.
+func (s *session) crashed(r mail.Result) {
+	s.done.Lock()
+	defer s.done.Unlock()
+	for l := range s.lent {
+		for _, i := range l.open {
+			l.results[i] = r
+		}
+		l.Done(l.results)
+	}
+	clear(s.lent)
 }
 
 // repeated returns the same result n times; nil if there is none.

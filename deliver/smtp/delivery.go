@@ -138,6 +138,13 @@ func (d *delivery) unreadable(err error) *mail.Result {
 	return &r
 }
 
+// internalError is for a message over which our own code panics.
+func (s *Session) internalError(crash any) mail.Result {
+	r := s.delay(mail.OfMessage, mail.EnhancedCode{4, 3, 0}, "internal error: %v", crash)
+	r.Relay, r.TLS = "", "" // not the server's doing
+	return r
+}
+
 // inVain returns the refusal of a message that the server has announced not to take.
 func (d *delivery) inVain() *mail.Result {
 	var r mail.Result

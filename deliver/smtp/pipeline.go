@@ -462,8 +462,7 @@ func (t *transaction) hearOne(c command, place int64) (mail.Reply, error) {
 // settle decides what is left when both goroutines have ended. After a crash, nobody is given back: a message that makes our
 // own code panic must not come again at once.
 func (p *pipeline) settle(crash any) {
-	crashed := p.delay(mail.OfMessage, mail.EnhancedCode{4, 3, 0}, "internal error: %v", crash)
-	crashed.Relay, crashed.TLS = "", "" // not the server's doing
+	crashed := p.internalError(crash)
 	if crash != nil {
 		p.breakOff(crashed)
 	}

@@ -15,24 +15,48 @@ type turns struct {
 	*Session
 	attempts <-chan mail.Attempt
 	live     []*delivery  // taken and not answered
-	ahead    *transaction // its commands went out with the content of the last one
+	now      *transaction // begun
+	ahead    *transaction // its commands went out with the content of that one
 }
 
 // inTurn makes the attempts that come.
 func (s *Session) inTurn(ctx context.Context, attempts <-chan mail.Attempt) {
 	q := &turns{Session: s, attempts: attempts}
+	defer q.windUp()
 	for {
-		t := q.next(ctx)
-		if t == nil {
-			break
+		if q.now = q.next(ctx); q.now == nil {
+			return
 		}
-		t.run(q)
-		if t.answered(t) {
-			q.finish(t.delivery)
+		q.now.run(q)
+		if q.now.answered(q.now) {
+			q.finish(q.now.delivery)
 		}
 	}
+}
+
+// windUp settles what is left. What anybody has panicked with goes on after that.
+func (q *turns) windUp() {
+	crash := recover()
+	if crash != nil {
+		q.crashed(crash)
+	}
+	for len(q.live) > 0 {
+		q.finish(q.live[0])
+	}
+	if crash != nil {
+		panic(crash)
+	}
+}
+
+// crashed decides what was taken when our own code panicked: the session is out of step, and nobody is given back.
+func (q *turns) crashed(crash any) {
+	r := q.internalError(crash)
+	q.breakOff(r)
+	if t := q.now; t != nil && t.endsAt > 0 && t.conn.took(t.endsAt) {
+		t.unknown(protocolError("internal error"))
+	}
 	for _, d := range q.live {
-		d.finish()
+		d.decideAll(r)
 	}
 }
 
