@@ -76,7 +76,7 @@ type Expansion struct {
 // DefaultConcurrency is how many sessions a next hop gets at once unless told otherwise.
 const DefaultConcurrency = 4
 
-// Options are what a pass needs to know. All fields but Rewritten, Wake, Stay and Renew must be set.
+// Options are what a pass needs to know. All fields but Rewritten, Wake, Stay, Renew and Change must be set.
 type Options struct {
 	// Resolve returns the way to a next hop that the spool's Router named. Its error is our own trouble: a route that is
 	// missing or wrong.
@@ -98,6 +98,8 @@ type Options struct {
 	// Renew ends the pass after so long, when sessions have finished what they are at; if that takes one of them longer
 	// than Grace, the pass goes on, and tries to end after so long again. 0 means never.
 	Renew time.Duration
+	// Change hands over what the pass is to go by from then on.
+	Change <-chan Change
 }
 
 // Grace is how long a pass that is told to stop lets sessions finish the message they are at.

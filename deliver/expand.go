@@ -19,9 +19,7 @@ import (
 func (w *worker) expand(ctx context.Context, c spool.Claim) event {
 	f, err := w.spool.Read(c.ID)
 	if err != nil {
-		e := unreadable(c, err)
-		e.hop = w.hop
-		return e
+		return unreadable(c, err)
 	}
 	defer f.Close()
 	var onward []spool.Disposition
@@ -51,7 +49,6 @@ func (w *worker) expand(ctx context.Context, c spool.Claim) event {
 	}
 	children, lines := w.copies(&f.Message, found, results)
 	e := w.conclude(concluded, &f.Message, results)
-	e.hop = w.hop
 	e.settlement.Dispositions = append(e.settlement.Dispositions, onward...)
 	e.settlement.Children = append(e.settlement.Children, children...)
 	e.lines = append(e.lines, lines...)

@@ -11,7 +11,7 @@ func (s *sitting) linger() bool {
 	if s.Stay == 0 {
 		return false
 	}
-	s.events <- event{hop: s.hop, from: s.worker, idle: true}
+	s.tell(event{idle: true})
 	timer := time.NewTimer(lingerTime)
 	defer timer.Stop()
 	select {
@@ -37,7 +37,8 @@ func (w *worker) wake(more bool) {
 func (p *pass) full() bool { return p.sessions >= sessionLimit || len(p.line.ready) > 0 }
 
 // idle takes note of a worker who has nothing to do, unless somebody else may need the session's place.
-func (p *pass) idle(w *hopWork, from *worker) {
+func (p *pass) idle(from *worker) {
+	w := from.work
 	if w.leaving[from] || p.full() {
 		from.wake(false)
 		return

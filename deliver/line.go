@@ -214,7 +214,7 @@ func (p *pass) employ(ctx context.Context, workers ...*worker) error {
 	}
 	all, err := p.claim(workers...)
 	for i, worker := range workers {
-		w := p.hops[worker.hop]
+		w := worker.work
 		if err == nil && len(all[i]) > 0 {
 			w.workers++
 			p.sessions++
@@ -233,7 +233,7 @@ func (p *pass) claim(workers ...*worker) ([][]spool.Claim, error) {
 	var wanted []spool.Wanted
 	var of []int // the worker who wants that
 	for i, worker := range workers {
-		w := p.hops[worker.hop]
+		w := worker.work
 		w.more = false
 		most, err := p.most(worker.hop, w, now)
 		if err != nil {
@@ -253,7 +253,7 @@ func (p *pass) claim(workers ...*worker) ([][]spool.Claim, error) {
 	}
 	for n, claims := range claimed {
 		all[of[n]] = claims
-		w := p.hops[wanted[n].Hop]
+		w := workers[of[n]].work
 		w.more = len(claims) > 0
 		w.busy += len(claims)
 		w.given += len(claims)
@@ -309,9 +309,8 @@ func (w *hopWork) answered(now time.Time) {
 
 // answer gives a worker more to do, unless its session is wanted elsewhere.
 func (p *pass) answer(e event) error {
-	w := p.hops[e.hop]
-	if p.mustLeave(e.hop, e.from) {
-		w.leaving[e.from] = true
+	if p.mustLeave(e.from) {
+		e.from.work.leaving[e.from] = true
 		return nil
 	}
 	all, err := p.claim(e.from)
@@ -321,8 +320,8 @@ func (p *pass) answer(e event) error {
 	return err
 }
 
-func (p *pass) mustLeave(hop string, from *worker) bool {
-	w, leaving := p.hops[hop], 0
+func (p *pass) mustLeave(from *worker) bool {
+	w, leaving := from.work, 0
 	stay := w.workers - len(w.leaving)
 	if w.leaving[from] || from.stopped() || stay > w.pace.now {
 		return true
@@ -339,7 +338,7 @@ func (p *pass) mustLeave(hop string, from *worker) bool {
 	if p.line.fewest > 0 || w.given < turn {
 		return false
 	}
-	p.line.yielded[hop] = true
+	p.line.yielded[from.hop] = true
 	return true
 }
 

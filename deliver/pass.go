@@ -45,7 +45,7 @@ type pass struct {
 
 // An event is what a worker tells the pass. It may be several things at once.
 type event struct {
-	hop        string
+	from       *worker // nil: the pass itself
 	settlement *spool.Settlement
 	lines      []string     // for the log, once the settlement is committed
 	again      bool         // the session broke after it had been of use: another one may do better at once
@@ -55,8 +55,7 @@ type event struct {
 	failure    *mail.Result // no session could be had, or the last one broke before it was of use
 	crowded    bool         // the next hop takes no further session beside those it has
 	wants      chan<- []spool.Claim
-	from       *worker // who wants, is idle, or has ended
-	idle       bool    // the worker has nothing to do, and keeps his session
+	idle       bool // the worker has nothing to do, and keeps his session
 	ended      bool
 }
 
@@ -97,6 +96,8 @@ func (p *pass) run(ctx context.Context) error {
 				time.AfterFunc(Grace, kill)
 			case <-renew:
 				renew = p.renew(ctx)
+			case c := <-p.Change:
+				err = p.change(ctx, c)
 			}
 			timer.Stop()
 		}
@@ -172,11 +173,11 @@ func (p *pass) release(e event) {
 	}
 	p.sessions--
 	p.line.stale = true
-	w := p.hops[e.hop]
+	w := e.from.work
 	delete(w.leaving, e.from)
 	delete(w.idle, e.from)
-	if w.workers--; w.workers == 0 {
-		delete(p.hops, e.hop)
+	if w.workers--; w.workers == 0 && p.hops[e.from.hop] == w {
+		delete(p.hops, e.from.hop)
 	}
 }
 
@@ -309,16 +310,19 @@ func (p *pass) sum(group []event) (settlements []spool.Settlement, hops []spool.
 		if e.settlement != nil {
 			settlements = append(settlements, *e.settlement)
 		}
-		if e.useful {
-			hops = append(hops, spool.HopState{Hop: e.hop})
-		}
-		// Sessions that fail together are one failure.
-		if e.failure == nil || seen[e.hop] || err != nil {
+		if p.former(e) {
 			continue
 		}
-		seen[e.hop] = true
+		if e.useful {
+			hops = append(hops, spool.HopState{Hop: e.from.hop})
+		}
+		// Sessions that fail together are one failure.
+		if e.failure == nil || seen[e.from.hop] || err != nil {
+			continue
+		}
+		seen[e.from.hop] = true
 		var state *spool.HopState
-		if state, err = p.troubled(e); state != nil {
+		if state, err = p.troubled(e.from.hop, e.failure); state != nil {
 			hops = append(hops, *state)
 		}
 	}
@@ -346,18 +350,17 @@ func (p *pass) account(group []event) error {
 		for _, line := range e.lines {
 			p.Logf("%s", line)
 		}
-		w := p.hops[e.hop]
-		if w != nil {
-			w.learn(e, p.Now())
+		if e.from != nil {
+			e.from.work.learn(e, p.Now())
 		}
-		if e.failure != nil && e.failure.Scope != mail.OfUs {
-			p.overdue[e.hop] = *e.failure
+		if e.failure != nil && e.failure.Scope != mail.OfUs && !p.former(e) {
+			p.overdue[e.from.hop] = *e.failure
 		}
 		if e.wants != nil && !p.stopping {
 			errs = append(errs, p.answer(e))
 		}
 		if e.idle {
-			p.idle(w, e.from)
+			p.idle(e.from)
 		}
 		p.release(e)
 	}
@@ -365,14 +368,14 @@ func (p *pass) account(group []event) error {
 }
 
 // troubled returns the state of a next hop that took no session; nil if that is known already from another worker.
-func (p *pass) troubled(e event) (*spool.HopState, error) {
-	known, err := p.spool.HopTrouble(e.hop)
+func (p *pass) troubled(hop string, failure *mail.Result) (*spool.HopState, error) {
+	known, err := p.spool.HopTrouble(hop)
 	if err != nil || !known.Full && known.Until.After(p.Now()) {
 		return nil, err
 	}
-	wait := p.retryAt(e.hop).HopWait(e.hop, known.Tries+1)
-	p.Logf("next hop %s: %s; not tried again for %s", e.hop, e.failure.Reply, wait.Round(time.Second))
-	return &spool.HopState{Hop: e.hop, Until: p.Now().Add(wait), Last: *e.failure}, nil
+	wait := p.retryAt(hop).HopWait(hop, known.Tries+1)
+	p.Logf("next hop %s: %s; not tried again for %s", hop, failure.Reply, wait.Round(time.Second))
+	return &spool.HopState{Hop: hop, Until: p.Now().Add(wait), Last: *failure}, nil
 }
 
 // giveUpOverdue bounces some of what has waited too long for a next hop in trouble. What is tried itself expires where

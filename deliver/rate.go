@@ -41,26 +41,26 @@ func (p *pass) giveBackRate(group []event) error {
 	routes := map[string]Route{}
 	var relieved []spool.HopState
 	for _, e := range group {
-		w := p.hops[e.hop]
-		if w == nil || e.settlement == nil || w.route.Rate.Count == 0 {
+		if e.from == nil || e.settlement == nil || e.from.route.Rate.Count == 0 {
 			continue
 		}
-		routes[w.route.RateName] = w.route
+		route := e.from.route
+		routes[route.RateName] = route
 		n := 0
 		for _, d := range e.settlement.Dispositions {
 			if d.Untried || e.unsent {
 				n++
 			}
 		}
-		if back[w.route.RateName] += n; n == 0 {
+		if back[route.RateName] += n; n == 0 {
 			continue
 		}
-		known, err := p.spool.HopTrouble(e.hop)
+		known, err := p.spool.HopTrouble(e.from.hop)
 		if err != nil {
 			return err
 		}
 		if known.Full {
-			relieved = append(relieved, spool.HopState{Hop: e.hop, Full: true})
+			relieved = append(relieved, spool.HopState{Hop: e.from.hop, Full: true})
 		}
 	}
 	for name, n := range back {

@@ -45,6 +45,10 @@ func (w *worker) sit(ctx context.Context, session Session, claims []spool.Claim)
 	}()
 	left = s.feed(claims)
 	close(s.attempts)
+	if s.stopped() {
+		s.giveBack(left, nil) // they need not wait for the answers to others
+		left = nil
+	}
 	<-s.over
 	for t := range s.trials {
 		s.answer(t, cmp.Or(s.failure, internalError("the session ended without an answer")))
@@ -143,9 +147,7 @@ func (s *sitting) rest() {
 func (s *sitting) prepare(c spool.Claim) (*trial, bool) {
 	f, err := s.spool.Read(c.ID)
 	if err != nil {
-		e := unreadable(c, err)
-		e.hop = s.hop
-		s.events <- e
+		s.tell(unreadable(c, err))
 		return nil, false
 	}
 	t := &trial{c, f}
@@ -201,11 +203,10 @@ func (s *sitting) done(t *trial, results []mail.Result) {
 		}
 	}
 	e := s.concluded(t, results)
-	e.hop = s.hop
 	e.again = broken && (s.useful || !hostOnly)
 	e.useful = !hostOnly && !s.useful
 	s.useful = s.useful || !hostOnly
-	s.events <- e
+	s.tell(e)
 }
 
 // concluded is conclude for a trial. What a message makes our own code do must not make us forget what a server has taken.

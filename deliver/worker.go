@@ -14,6 +14,7 @@ import (
 type worker struct {
 	clerk
 	hop    string
+	work   *hopWork // the pass's: not to be looked at here
 	route  Route
 	events chan<- event
 	soft   context.Context // done when no further session or message is to be begun
@@ -23,15 +24,15 @@ type worker struct {
 }
 
 func (p *pass) newWorker(hop string, w *hopWork) *worker {
-	return &worker{clerk: clerk{p.Options, p.spool, w.retry}, hop: hop, route: w.route, events: p.events, soft: p.soft, proven: w.proven, nudge: make(chan bool, 1)}
+	return &worker{clerk: clerk{p.Options, p.spool, w.retry}, hop: hop, work: w, route: w.route, events: p.events, soft: p.soft, proven: w.proven, nudge: make(chan bool, 1)}
 }
 
 // run makes the attempts claimed, and asks for more until there is none.
 func (w *worker) run(ctx context.Context, claims []spool.Claim) {
-	defer func() { w.events <- event{hop: w.hop, from: w, ended: true} }()
+	defer func() { w.tell(event{ended: true}) }()
 	for len(claims) > 0 && w.route.Expander != nil {
 		for _, c := range claims {
-			w.events <- w.expand(ctx, c)
+			w.tell(w.expand(ctx, c))
 		}
 		claims = <-w.ask()
 	}
@@ -57,6 +58,12 @@ func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 	}
 }
 
+// tell tells the pass something.
+func (w *worker) tell(e event) {
+	e.from = w
+	w.events <- e
+}
+
 func (w *worker) stopped() bool { return w.soft.Err() != nil }
 
 // open opens a session, first of all for the message of the claim.
@@ -67,7 +74,7 @@ func (w *worker) open(c spool.Claim) (Session, *mail.Result) {
 	}
 	if !w.opened {
 		w.opened = true
-		w.events <- event{hop: w.hop, opened: true}
+		w.tell(event{opened: true})
 	}
 	return session, nil
 }
@@ -98,7 +105,7 @@ func failureResult(err error) *mail.Result {
 // ask asks the pass for more work. What it returns is closed when there is none.
 func (w *worker) ask() <-chan []spool.Claim {
 	more := make(chan []spool.Claim, 1)
-	w.events <- event{hop: w.hop, from: w, wants: more}
+	w.tell(event{wants: more})
 	return more
 }
 
@@ -122,8 +129,8 @@ func attempts(c spool.Claim) (most int) {
 func (w *worker) failed(claims []spool.Claim, failure *mail.Result) (more []spool.Claim) {
 	for i, c := range claims {
 		e := w.concludeAll(c, *failure)
-		e.hop, e.unsent, e.useful = w.hop, true, i == 0 // what trouble there was, there is none any more
-		w.events <- e
+		e.unsent, e.useful = true, i == 0 // what trouble there was, there is none any more
+		w.tell(e)
 	}
 	return <-w.ask()
 }
@@ -137,7 +144,7 @@ func (w *worker) refused(claims []spool.Claim, failure *mail.Result) {
 	if w.proven && !w.opened {
 		// A server that takes no more sessions than it has is not in trouble.
 		w.giveBack(claims, nil)
-		w.events <- event{hop: w.hop, crowded: true}
+		w.tell(event{crowded: true})
 		return
 	}
 	if w.opened {
@@ -151,10 +158,10 @@ func (w *worker) refused(claims []spool.Claim, failure *mail.Result) {
 			d := &e.settlement.Dispositions[i]
 			d.Next, d.Untried = w.Now(), failure.Scope == mail.OfUs
 		}
-		e.hop, e.unsent = w.hop, true
-		w.events <- e
+		e.unsent = true
+		w.tell(e)
 	}
-	w.events <- event{hop: w.hop, failure: failure}
+	w.tell(event{failure: failure})
 }
 
 // giveBack returns claims as if they had not been made.
@@ -165,10 +172,10 @@ func (w *worker) giveBack(claims []spool.Claim, failure *mail.Result) {
 		for _, r := range c.Recipients {
 			st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Next: now, Untried: true})
 		}
-		w.events <- event{hop: w.hop, settlement: st}
+		w.tell(event{settlement: st})
 	}
 	if failure != nil {
-		w.events <- event{hop: w.hop, failure: failure}
+		w.tell(event{failure: failure})
 	}
 }
 

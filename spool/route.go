@@ -125,6 +125,12 @@ func (x *tx) move(moves []move) error {
 	return nil
 }
 
+// Reconfigure has a spool go by other options, as if they were those of Acquire. They are for all of the queue.
+func (s *Spool) Reconfigure(o Options) error {
+	s.opts = o
+	return s.follow()
+}
+
 // follow makes queued mail follow a configuration that has changed: all next hops are asked for again, and all times.
 func (s *Spool) follow() error {
 	var sameRoutes, sameSchedule bool

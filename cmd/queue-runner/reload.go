@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/postrider/postrider/deliver"
 	"github.com/postrider/postrider/internal/config"
 	"github.com/postrider/postrider/spool"
 )
@@ -64,20 +65,29 @@ func (l *reloader) reload() (*runner, error) {
 	return next, nil
 }
 
-// runUntil makes a pass, and gives the spool back. If another runner is to take over, it ends the pass as a signal does,
-// and returns that one.
-func (r *runner) runUntil(ctx context.Context, s *spool.Spool, changed <-chan *runner) (next *runner, err error) {
+// runWith makes a pass, and gives the spool back. It hands on every other runner that is to take over from then on, and
+// returns the last one.
+func (r *runner) runWith(ctx context.Context, s *spool.Spool, changed <-chan *runner) (last *runner, err error) {
 	ctx, end := context.WithCancel(ctx)
+	changes := make(chan deliver.Change)
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
-		select {
-		case next = <-changed:
-			end()
-		case <-ctx.Done():
+		for {
+			select {
+			case next := <-changed:
+				last = next
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case changes <- deliver.Change{Options: last.pass, Spool: last.spool}:
+			case <-ctx.Done():
+			}
 		}
 	})
+	r.pass.Change = changes
 	err = r.run(ctx, s)
 	end()
 	waiting.Wait()
-	return next, err
+	return last, err
 }

@@ -101,3 +101,37 @@ func TestReload(t *testing.T) {
 		t.Errorf("exit %d after SIGTERM", status)
 	}
 }
+
+// A server that is slow to answer the end of a message when the daemon is hung up on is not sent it again.
+func TestReloadCutsNothingOff(t *testing.T) {
+	hold, at := make(chan struct{}), make(chan struct{}, 1)
+	slow := smtptest.NewServer(t, smtptest.Options{OnCommand: func(line string) {
+		if line == "." {
+			at <- struct{}{}
+			<-hold
+		}
+	}})
+	quick := smtptest.NewServer(t, smtptest.Options{})
+	w := newWorld(t, relayTo(slow))
+	w.submit("ann@example.net")
+	b := w.start("--daemon", "--interval", "1h")
+	<-at
+	w.configure(relayTo(slow), relayTo(quick))
+	b.hangUp()
+	b.until("configuration read again")
+	w.submit("bob@example.net")
+	b.until("to=<bob@example.net>, relay=127.0.0.1[127.0.0.1]:" + fmt.Sprint(quick.Port()))
+	// What a second server takes while the first one has not answered shows that nothing was waited for; that nothing is
+	// cut off ten seconds later, deliver.TestChangeCutsNothingOff.
+	close(hold)
+	b.until("to=<ann@example.net>, relay=127.0.0.1[127.0.0.1]:" + fmt.Sprint(slow.Port()))
+	if n, m := len(slow.Messages()), len(quick.Messages()); n != 1 || m != 1 {
+		t.Errorf("%d messages at the slow server and %d at the other one, want one each", n, m)
+	}
+	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if status := b.wait(); status != 0 {
+		t.Errorf("exit %d after SIGTERM", status)
+	}
+}

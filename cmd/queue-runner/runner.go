@@ -252,7 +252,7 @@ func (r *runner) attended(doors []door, interval time.Duration, again *reloader)
 	return errors.Join(err, <-served)
 }
 
-// daemon makes passes until ctx is done: those after a change, as the new runner does.
+// daemon makes passes until ctx is done. After a change they are made as the new runner does.
 func (r *runner) daemon(ctx context.Context, interval time.Duration, changed <-chan *runner) error {
 	for ctx.Err() == nil {
 		r.pass.Stay, r.pass.Renew = interval, renewal
@@ -264,7 +264,7 @@ func (r *runner) daemon(ctx context.Context, interval time.Duration, changed <-c
 		if err != nil {
 			return err
 		}
-		next, err := r.runUntil(ctx, s, changed)
+		next, err := r.runWith(ctx, s, changed)
 		if err != nil {
 			return err
 		}
