@@ -361,6 +361,26 @@ func TestDeadNextHopCostsOneConnection(t *testing.T) {
 	w.want("delivered when it is back, the probe as well", len(dead.got), 500)
 }
 
+// A clock that is set back has a next hop in trouble tried at once, and then left alone again.
+func TestDeadNextHopAfterTheClockWasSetBack(t *testing.T) {
+	w := newWorld(t)
+	w.spoolOpts = func(o *spool.Options) { o.MaxWait = w.opts.Retry.MaxWait }
+	dead := &server{}
+	dead.refuse = func() error {
+		if dead.opened > 5 {
+			return nil
+		}
+		return refused()
+	}
+	w.servers["dead.example"] = dead
+	w.submit("ann@example.org", "bob@dead.example")
+	w.pass()
+	w.later(-24 * time.Hour)
+	w.pass()
+	w.want("tries", dead.opened, 2)
+	w.want("waiting", w.waiting(), []string{"bob@dead.example 2 connection refused"})
+}
+
 func TestOldMailForADeadNextHopBounces(t *testing.T) {
 	w := newWorld(t)
 	home := &server{}

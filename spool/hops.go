@@ -87,7 +87,7 @@ type Trouble struct {
 func (s *Spool) HopTrouble(name string) (t Trouble, err error) {
 	err = s.view(func(x *tx) error {
 		h, _, err := x.hop(name)
-		t = Trouble{h.tries, h.failures, h.since, h.until, h.full}
+		t = Trouble{h.tries, h.failures, h.since, s.sane(name, h.until, s.opts.Now()), h.full}
 		return err
 	})
 	return t, err
