@@ -38,6 +38,7 @@ type pass struct {
 	calm     func()          // makes it so
 	stopping bool
 	usedUp   []spool.HopState       // next hops whose rate is, not yet written
+	waiters  map[string][]string    // next hops that wait for a rate, by its name
 	overdue  map[string]mail.Result // next hops whose old mail is to be given up, and why
 	more     bool                   // not all that was submitted has been taken in
 	busy     time.Duration          // when to look again for a submission that was being written; 0 if there was none
@@ -66,6 +67,7 @@ func newPass(s *spool.Spool, o Options) *pass {
 	return &pass{
 		clerk: clerk{&o, s, o.Retry}, events: make(chan event, maxGroup),
 		hops: map[string]*hopWork{}, line: newLine(), retried: map[mail.ID]int{}, overdue: map[string]mail.Result{},
+		waiters: map[string][]string{},
 	}
 }
 

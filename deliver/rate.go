@@ -2,11 +2,15 @@ package deliver
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/spool"
 )
+
+// maxWaiters is how many next hops are remembered that wait for a rate. More than that wait until it is time.
+const maxWaiters = 1000
 
 // waitForRate has a next hop left alone until its rate allows more, from the next settleRates on. Nothing was tried, so
 // nothing counts as tried.
@@ -14,6 +18,9 @@ func (p *pass) waitForRate(hop string, r Route, again time.Time) {
 	why := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 5}, "no more than %s: that is its rate", RateWords(r.Rate))
 	p.line.stale = true
 	p.usedUp = append(p.usedUp, spool.HopState{Hop: hop, Until: again, Last: why, Full: true})
+	if list := p.waiters[r.RateName]; len(list) < maxWaiters && !slices.Contains(list, hop) {
+		p.waiters[r.RateName] = append(list, hop)
+	}
 }
 
 // settleRates writes which next hops wait for their rate. Very many may share one: they share the commit, too.
@@ -34,44 +41,40 @@ func (p *pass) spend(r Route, n int) error {
 	return p.spool.Spend(r.RateName, r.Rate, n, p.Now())
 }
 
-// giveBackRate gives back what a group of events says was not handed over, and to whom it is said that he may not have
-// more, may.
+// giveBackRate gives back what a group of events says was not handed over. Whoever waits for that rate, whatever his next
+// hop, may have it at once.
 func (p *pass) giveBackRate(group []event) error {
 	back := map[string]int{}
 	routes := map[string]Route{}
-	var relieved []spool.HopState
 	for _, e := range group {
 		if e.from == nil || e.settlement == nil || e.from.route.Rate.Count == 0 {
 			continue
 		}
 		route := e.from.route
-		routes[route.RateName] = route
-		n := 0
 		for _, d := range e.settlement.Dispositions {
 			if d.Untried || e.unsent {
-				n++
+				back[route.RateName]++
+				routes[route.RateName] = route
 			}
 		}
-		if back[route.RateName] += n; n == 0 {
-			continue
-		}
-		known, err := p.spool.HopTrouble(e.from.hop)
-		if err != nil {
-			return err
-		}
-		if known.Full {
-			relieved = append(relieved, spool.HopState{Hop: e.from.hop, Full: true})
-		}
 	}
+	var relieved []spool.HopState
 	for name, n := range back {
 		if err := p.spend(routes[name], -n); err != nil {
 			return err
 		}
+		for _, hop := range p.waiters[name] {
+			relieved = append(relieved, spool.HopState{Hop: hop, Full: true})
+		}
+		delete(p.waiters, name)
 	}
 	if len(relieved) == 0 {
 		return nil
 	}
 	p.line.stale = true
+	// What is not written yet comes first: it is older.
+	relieved = append(p.usedUp, relieved...)
+	p.usedUp = nil
 	return p.spool.Settle(nil, relieved)
 }
 

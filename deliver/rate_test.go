@@ -111,6 +111,18 @@ func TestRateThatIsGivenBackIsUsed(t *testing.T) {
 	})
 }
 
+// What a dead next hop gives back is for whoever waits for the rate, not only for itself.
+func TestRateThatIsGivenBackIsForAll(t *testing.T) {
+	w := newWorld(t)
+	w.rate = spool.Rate{Count: 2, Per: 24 * time.Hour}
+	s := &server{}
+	w.servers["a.example"], w.servers["b.example"] = &server{refuse: refused}, s
+	w.submit("ann@example.org", "bob@a.example", "cyd@a.example")
+	w.submit("ann@example.org", "dan@b.example")
+	w.pass()
+	w.want("handed over", s.got, []string{"dan@b.example"})
+}
+
 // commits returns how many the index has had: the number of the last one is in either of the two pages that it begins with.
 func (w *world) commits() (n uint64) {
 	w.t.Helper()
