@@ -361,6 +361,22 @@ func TestDeadNextHopCostsOneConnection(t *testing.T) {
 	w.want("delivered when it is back, the probe as well", len(dead.got), 500)
 }
 
+// Who writes to a host that was dead when it was last tried, long ago, is not told at once that it has been dead ever since.
+func TestOldTroubleBouncesNobody(t *testing.T) {
+	w := newWorld(t)
+	w.servers["dead.example"], w.servers["example.org"] = &server{refuse: refused}, &server{}
+	w.submit("ann@example.org", "bob@dead.example")
+	for range 30 {
+		w.pass()
+		w.later(time.Hour)
+	}
+	w.want("given up", w.waiting(), []string(nil))
+	w.submit("ann@example.org", "cyd@dead.example")
+	w.later(30 * 24 * time.Hour) // the machine is off
+	w.pass()
+	w.want("waiting", w.waiting(), []string{"cyd@dead.example 1 connection refused"})
+}
+
 // A clock that is set back has a next hop in trouble tried at once, and then left alone again.
 func TestDeadNextHopAfterTheClockWasSetBack(t *testing.T) {
 	w := newWorld(t)

@@ -19,7 +19,8 @@ import (
 //   - a file with a tombstone is removed;
 //   - a record without a file is an alarm, and is dropped;
 //   - recipients that a journal, or a message we made of theirs, says are final become so;
-//   - a journal without a message is removed.
+//   - a journal without a message is removed;
+//   - trouble with next hops that nobody waits for is forgotten.
 func (s *Spool) Compare() error {
 	s.comparing = true
 	defer func() { s.comparing = false }()
@@ -60,6 +61,9 @@ func (s *Spool) Compare() error {
 		return err
 	}
 	if err := s.straighten(); err != nil {
+		return err
+	}
+	if err := s.inBatches([]byte{}, s.forgetOldTrouble); err != nil {
 		return err
 	}
 	return s.update(func(x *tx) error {

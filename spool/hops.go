@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -91,6 +92,34 @@ func (s *Spool) HopTrouble(name string) (t Trouble, err error) {
 		return err
 	})
 	return t, err
+}
+
+// forgetOldTrouble forgets, of some next hops from a key on, the trouble with those that nobody waits for, and returns
+// where to go on; nil at the end. Nobody tries them, so that it would stay for ever; and whoever wants to go there one day
+// would be given up for trouble of long ago.
+func (s *Spool) forgetOldTrouble(x *tx, from []byte) (next []byte, err error) {
+	now := s.opts.Now()
+	var old [][]byte
+	c := x.hops.Cursor()
+	k, v := c.Seek(from)
+	for i := 0; k != nil && i < rerouteBatch; i++ {
+		var h hop
+		if err := h.decode(k, v); err != nil {
+			return nil, err
+		}
+		due := hopKey(string(k))
+		if first, _ := x.due.Cursor().Seek(due); !bytes.HasPrefix(first, due) && !s.sane(string(k), h.until, now).After(now) {
+			old = append(old, bytes.Clone(k))
+		}
+		k, v = c.Next()
+	}
+	next = append([]byte(nil), k...)
+	for _, k := range old {
+		if err := x.hops.Delete(k); err != nil {
+			return nil, err
+		}
+	}
+	return next, nil
 }
 
 // Overdue returns up to most recipients at a next hop in trouble whose message could be sent before the given time, as a

@@ -271,6 +271,40 @@ func TestTroubleBeforeTheClockWasSetBack(t *testing.T) {
 	w.end(s)
 }
 
+// Trouble is remembered for as long as it keeps somebody waiting, or anybody from being tried.
+func TestOldTroubleIsForgotten(t *testing.T) {
+	w := newWorld(t)
+	s := w.acquire()
+	w.submit("bob@a.example")
+	w.takeIn(s)
+	for _, hop := range []string{"relay/a.example", "relay/b.example", "relay/a.example2"} {
+		w.dead(s, hop, mail.OfHost)
+	}
+	known := func() (hops []string) {
+		t.Helper()
+		if err := s.Compare(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.view(func(x *tx) error {
+			return x.hops.ForEach(func(k, _ []byte) error {
+				hops = append(hops, string(k))
+				return nil
+			})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return hops
+	}
+	w.want("at once", known(), []string{"relay/a.example", "relay/a.example2", "relay/b.example"})
+	w.now = w.now.Add(2 * time.Minute)
+	w.want("when it is over", known(), []string{"relay/a.example"})
+	c := w.claim(s, "relay/a.example")[0]
+	w.want("while somebody is being tried", known(), []string{"relay/a.example"})
+	w.settle(s, c, mail.Failed)
+	w.want("when nobody waits any more", known(), []string(nil))
+	w.end(s)
+}
+
 // One turn at the index adds few recipients, however many a message has.
 func TestCompareTakesTurns(t *testing.T) {
 	w := newWorld(t)
