@@ -40,6 +40,7 @@ type pass struct {
 	usedUp   []spool.HopState       // next hops whose rate is, not yet written
 	waiters  map[string][]string    // next hops that wait for a rate, by its name
 	overdue  map[string]mail.Result // next hops whose old mail is to be given up, and why
+	unsaved  []spool.Settlement     // results that could be kept neither in the index nor in a journal
 	more     bool                   // not all that was submitted has been taken in
 	busy     time.Duration          // when to look again for a submission that was being written; 0 if there was none
 }
@@ -154,13 +155,19 @@ func (p *pass) drain() {
 		}
 		p.release(e)
 	}
+	// Once more: what was missing may have been descriptors, which the sessions have given back.
+	for _, st := range p.unsaved {
+		if err := p.spool.Salvage(st); err != nil {
+			p.Logf("%s: results of an attempt are lost: %v", st.ID, err)
+		}
+	}
 }
 
 // salvage keeps results that the index was not told.
 func (p *pass) salvage(settlements []spool.Settlement) {
 	for _, st := range settlements {
-		if err := p.spool.Salvage(st); err != nil {
-			p.Logf("%s: results of an attempt are lost: %v", st.ID, err)
+		if p.spool.Salvage(st) != nil {
+			p.unsaved = append(p.unsaved, st)
 		}
 	}
 }

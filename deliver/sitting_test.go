@@ -2,13 +2,17 @@ package deliver_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/postrider/postrider/deliver"
 	"github.com/postrider/postrider/internal/mail"
+	"golang.org/x/sys/unix"
 )
 
 // A hurried next hop answers the first message of a session, and then three at a time.
@@ -166,6 +170,57 @@ func TestStopIsNoTroubleOfTheNextHop(t *testing.T) {
 		}
 		w.want("next hop in trouble", w.logged("next hop"), 0)
 		w.want("waiting", w.waiting(), []string{"bob@a.example 0 "})
+	})
+}
+
+// A greedy session leaves no descriptors for anything else from its first message to its end. Later ones do.
+type greedy struct {
+	*session
+	limit func(most uint64)
+}
+
+func (g *greedy) Open(context.Context, string) (deliver.Session, error) {
+	return deliver.OneByOne(g), nil
+}
+
+func (g *greedy) Deliver(ctx context.Context, m *mail.Message, recipients []int) []mail.Result {
+	synctest.Wait() // all else that wants a descriptor has had it
+	if g.taken() == 0 {
+		g.limit(0)
+	}
+	return g.session.Deliver(ctx, m, recipients)
+}
+
+func (g *greedy) Close() { g.limit(math.MaxUint64) }
+
+// When there are no descriptors left to write down what a server has taken, that is done when there are.
+func TestResultsOutliveAFullTableOfFiles(t *testing.T) {
+	var usual unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &usual); err != nil {
+		t.Fatal(err)
+	}
+	g := &greedy{&session{server: &server{}, usable: true}, func(most uint64) {
+		l := unix.Rlimit{Cur: min(most, usual.Cur), Max: usual.Max}
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+			t.Error(err)
+		}
+	}}
+	t.Cleanup(g.Close)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.opts.Resolve = func(string) (deliver.Route, error) { return deliver.Route{Transport: g}, nil }
+		w.submit("ann@example.org", "bob@a.example")
+		s := w.acquire()
+		if err := deliver.Pass(t.Context(), s, w.opts); !errors.Is(err, unix.EMFILE) {
+			t.Errorf("Pass: %v", err)
+		}
+		if err := s.Abandon(); err != nil {
+			t.Error(err)
+		}
+		w.later(time.Hour)
+		w.pass()
+		w.want("taken", g.got, []string{"bob@a.example"})
+		w.want("waiting", w.waiting(), []string(nil))
 	})
 }
 
