@@ -133,8 +133,9 @@ func escapes(m *mail.Message, r mail.Result) bool {
 
 func isSuccess(a mail.Action) bool { return a != mail.Failed && a != mail.Delayed }
 
-// writeReport makes the report durable.
-func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Action, told []int) (spool.Taken, error) {
+// writeReport makes the report durable. What a message makes our own code do when we return it is an error like others:
+// the pass goes on, and who has the message does not get it again.
+func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Action, told []int) (report spool.Taken, err error) {
 	env := mail.Envelope{
 		Arrival:    drop.Now(),
 		Sender:     mail.NullSender,
@@ -154,6 +155,11 @@ func (k clerk) writeReport(st *spool.Settlement, m *mail.Message, action mail.Ac
 	if err != nil {
 		return spool.Taken{}, err
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = errors.Join(fmt.Errorf("internal error: %v", p), w.Abort())
+		}
+	}()
 	from, err := mail.ParsePath("MAILER-DAEMON@" + k.Hostname)
 	if err != nil {
 		return spool.Taken{}, errors.Join(err, w.Abort())

@@ -3,7 +3,6 @@ package deliver
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"sync"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -202,32 +201,9 @@ func (s *sitting) done(t *trial, results []mail.Result) {
 			hostOnly = false
 		}
 	}
-	e := s.concluded(t, results)
+	e := s.conclude(t.claim, &t.file.Message, results)
 	e.again = broken && (s.useful || !hostOnly)
 	e.useful = !hostOnly && !s.useful
 	s.useful = s.useful || !hostOnly
 	s.tell(e)
-}
-
-// concluded is conclude for a trial. What a message makes our own code do must not make us forget what a server has taken.
-func (s *sitting) concluded(t *trial, results []mail.Result) (e event) {
-	defer func() {
-		if p := recover(); p != nil {
-			e = inconclusive(t.claim, results, p)
-		}
-	}()
-	return s.conclude(t.claim, &t.file.Message, results)
-}
-
-// inconclusive is what is left of results that we panicked over: those who have the message have it, the others wait.
-func inconclusive(c spool.Claim, results []mail.Result, p any) event {
-	st := &spool.Settlement{Claim: c}
-	for i, r := range c.Recipients {
-		result := results[i]
-		if !isSuccess(result.Action) {
-			result = mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "internal error: %v", p)
-		}
-		st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Result: result})
-	}
-	return event{settlement: st, lines: []string{fmt.Sprintf("%s: internal error: %v", c.ID, p)}}
 }

@@ -241,5 +241,20 @@ func TestPanicOverTheResults(t *testing.T) {
 	w.submit("ann@example.org", "dan@a.example")
 	w.pass()
 	w.want("delivered", s.got, []string{"bob@a.example", "cyd@a.example", "dan@a.example"})
-	w.want("waiting", w.waiting(), []string{"eve@a.example 1 internal error: boom"})
+	w.want("waiting", w.waiting(), []string{"eve@a.example 1 cannot write a report to the sender: internal error: boom"})
+}
+
+// Nor does that end the pass where nobody has a session.
+func TestPanicOverAReportWithoutASession(t *testing.T) {
+	w := newWorld(t)
+	good := &server{}
+	w.servers["b.example"], w.servers["a.example"] = good, &server{refuse: func() error {
+		return &mail.Failure{Result: mail.Result{Action: mail.Failed, Scope: mail.OfHost, Reply: mail.Reply{Text: "no such domain"}}}
+	}}
+	w.opts.Rewritten = func(mail.Path) mail.Path { panic("boom") }
+	w.submit("ann@example.org", "bob@a.example")
+	w.submit("ann@example.org", "cyd@b.example")
+	w.pass()
+	w.want("delivered", good.got, []string{"cyd@b.example"})
+	w.want("waiting", w.waiting(), []string{"bob@a.example 1 cannot write a report to the sender: internal error: boom"})
 }
