@@ -178,8 +178,6 @@ func codeOf(result *mail.Result) mail.EnhancedCode {
 		return mail.EnhancedCode{5, 3, 4}
 	case 553:
 		return mail.EnhancedCode{5, 1, 3}
-	case 556:
-		return mail.EnhancedCode{5, 1, 10}
 	}
 	return c
 }

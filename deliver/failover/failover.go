@@ -88,9 +88,6 @@ func (t *Transport) open(ctx context.Context, hosts []mx.Host) (deliver.Session,
 	}
 	if never && tries > 0 {
 		told.Action = mail.Failed
-		if told.Reply.Enhanced == (mail.EnhancedCode{}) {
-			told.Reply.Enhanced = mail.EnhancedCode{5, 3, 2}
-		}
 	}
 	return nil, told
 }

@@ -52,7 +52,7 @@ func TestOpen(t *testing.T) {
 		{"banner 421", script{"CONNECT": "421 4.3.2 busy"}, "delayed of host, server says 4.3.2", []string{}},
 		{"banner 450", script{"CONNECT": "450 4.3.2 busy"}, "delayed of host, server says 4.3.2", []string{}},
 		{"banner 554", script{"CONNECT": "554 5.7.1 go away"}, "delayed of host, server says 4.7.1", []string{}},
-		{"banner 521", script{"CONNECT": "521 never"}, "delayed of host, server says 4.0.0", []string{}},
+		{"banner 521", script{"CONNECT": "521 never"}, "delayed of host, server says 4.3.2", []string{}},
 		{"banner 354", script{"CONNECT": "354 what"}, "delayed of host, server says 4.0.0", []string{}},
 		{"no banner but garbage", script{"CONNECT": smtptest.Raw + "SSH-2.0-OpenSSH\r\n"}, mistake, []string{}},
 		{"an endless banner", script{"CONNECT": smtptest.Raw + "220 " + strings.Repeat("x", 100<<10)}, mistake, []string{}},

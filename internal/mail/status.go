@@ -106,7 +106,7 @@ type Result struct {
 }
 
 // Status returns the code that log lines and reports give: the reply's own when it fits the action, else the class
-// that the action implies.
+// that the action implies, with what the reply code says by itself.
 func (r Result) Status() EnhancedCode {
 	class := map[Action]int{Delayed: 4, Delivered: 2, Relayed: 2, Failed: 5, Expanded: 2}[r.Action]
 	switch c := r.Reply.Enhanced; {
@@ -117,8 +117,21 @@ func (r Result) Status() EnhancedCode {
 	case c != (EnhancedCode{}):
 		return EnhancedCode{class, c[1], c[2]}
 	default:
-		return EnhancedCode{class, 0, 0}
+		says := implied[r.Reply.Code]
+		return EnhancedCode{class, says[0], says[1]}
 	}
+}
+
+// implied is subject and detail of what a reply code says by itself, whatever it is the answer to: RFC 5321 section 4.2.3,
+// RFC 4954 section 6, RFC 7504. Most codes mean one thing after RCPT and another one elsewhere, and are not guessed at.
+var implied = map[int][2]int{
+	421: {3, 2},  // service not available
+	521: {3, 2},  // no mail here, ever
+	530: {7, 0},  // log in
+	534: {7, 9},  // with a better mechanism
+	535: {7, 8},  // with other credentials
+	538: {7, 11}, // with TLS
+	556: {1, 10}, // the domain takes no mail
 }
 
 // Delay returns a deferral in our own words.

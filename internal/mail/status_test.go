@@ -22,20 +22,24 @@ func TestStatus(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		action Action
-		code   EnhancedCode
+		reply  Reply
 		want   string
 	}{
-		{"as the server says", Failed, EnhancedCode{5, 1, 1}, "5.1.1"},
-		{"none was given", Failed, EnhancedCode{}, "5.0.0"},
-		{"none was given, and it stays", Delayed, EnhancedCode{}, "4.0.0"},
-		{"another class", Delayed, EnhancedCode{5, 7, 1}, "4.7.1"},
-		{"given up after its time", Failed, EnhancedCode{4, 4, 1}, "4.4.1"},
-		{"refused with a code of success", Failed, EnhancedCode{2, 1, 5}, "5.1.5"},
-		{"taken", Relayed, EnhancedCode{}, "2.0.0"},
-		{"in a mailbox", Delivered, EnhancedCode{2, 1, 5}, "2.1.5"},
-		{"an alias", Expanded, EnhancedCode{}, "2.0.0"},
+		{"as the server says", Failed, Reply{550, EnhancedCode{5, 1, 1}, ""}, "5.1.1"},
+		{"none was given", Failed, Reply{Code: 550}, "5.0.0"},
+		{"none was given, and it stays", Delayed, Reply{Code: 451}, "4.0.0"},
+		{"none was needed", Delayed, Reply{Code: 421}, "4.3.2"},
+		{"none was needed, and it stays all the same", Delayed, Reply{Code: 535}, "4.7.8"},
+		{"none was needed for the end", Failed, Reply{Code: 521}, "5.3.2"},
+		{"the server knows better", Delayed, Reply{421, EnhancedCode{4, 7, 0}, ""}, "4.7.0"},
+		{"another class", Delayed, Reply{550, EnhancedCode{5, 7, 1}, ""}, "4.7.1"},
+		{"given up after its time", Failed, Reply{0, EnhancedCode{4, 4, 1}, ""}, "4.4.1"},
+		{"refused with a code of success", Failed, Reply{550, EnhancedCode{2, 1, 5}, ""}, "5.1.5"},
+		{"taken", Relayed, Reply{Code: 250}, "2.0.0"},
+		{"in a mailbox", Delivered, Reply{250, EnhancedCode{2, 1, 5}, ""}, "2.1.5"},
+		{"an alias", Expanded, Reply{}, "2.0.0"},
 	} {
-		if got := (Result{Action: tt.action, Reply: Reply{Enhanced: tt.code}}).Status(); got.String() != tt.want {
+		if got := (Result{Action: tt.action, Reply: tt.reply}).Status(); got.String() != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
 		}
 	}
