@@ -56,7 +56,13 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 		if k.retry.givenUp(result, m.Begin(), now, r.Attempts) {
 			result.Action = mail.Failed
 		}
-		st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Result: result})
+		d := spool.Disposition{Recipient: r.Recipient, Result: result}
+		if !result.Action.Final() {
+			// The wait begins when the attempt has failed (RFC 5321 section 4.5.4.1), which a silent server can put off
+			// for longer than the wait.
+			d.Next = k.retry.Next(c.ID, now, r.Attempts)
+		}
+		st.Dispositions = append(st.Dispositions, d)
 	}
 	e := event{settlement: st}
 	k.report(&e, m, mail.Failed, func(i int) bool { return st.Dispositions[i].Result.Action == mail.Failed })
