@@ -19,6 +19,7 @@ type delivery struct {
 
 	todo []int // slots that no transaction has been begun for
 	open int   // transactions that are not answered
+	some bool  // the server would take some of the recipients
 
 	recode bool  // the server does not take the content as it is
 	mend   bool  // nor does BDAT: it has what is no CRLF, or does not end in one
@@ -76,6 +77,7 @@ func (d *delivery) next() *transaction {
 // answered takes note of a transaction that is over. It reports whether the delivery is, too.
 func (d *delivery) answered(t *transaction) bool {
 	d.open--
+	d.some = d.some || len(t.accepted) > 0
 	t.elsewhere()
 	d.todo = append(t.again, d.todo...)
 	if t.refused != nil {
@@ -98,7 +100,18 @@ func (d *delivery) finish() {
 	if slices.Contains(d.decided, false) {
 		d.decideAll(d.noMore())
 	}
+	d.waitForThis()
 	d.Done(d.results)
+}
+
+// waitForThis is elsewhere over all transactions: those who were put off in one wait for a host that took others in
+// another.
+func (d *delivery) waitForThis() {
+	for slot := range d.results {
+		if r := &d.results[slot]; d.some && r.Action == mail.Delayed && r.Scope == mail.OfRecipient {
+			r.Elsewhere = false
+		}
+	}
 }
 
 func (s *Session) noMore() mail.Result {
