@@ -45,10 +45,11 @@ type Options struct {
 	Mechanisms  []string          // offered, in this order; nil means all when there are users
 	AuthInClear bool              // they are offered before TLS too
 
-	MaxRecipients int  // for one transaction; those beyond get 452 4.5.3. 0: no limit
-	MaxMessages   int  // for one connection; then MAIL gets a 421. 0: no limit
-	Discard       bool // count messages, but keep neither them nor commands
-	Strict        bool // NewServer: the test fails if Violations has any
+	MaxRecipients int    // for one transaction; 0: no limit
+	TooMany       string // what those beyond get; "" means 452 4.5.3
+	MaxMessages   int    // for one connection; then MAIL gets a 421. 0: no limit
+	Discard       bool   // count messages, but keep neither them nor commands
+	Strict        bool   // NewServer: the test fails if Violations has any
 
 	// OnCommand, if set, is called with each command line and stage before the server acts on it, from the goroutine
 	// of that connection.

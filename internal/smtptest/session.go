@@ -3,6 +3,7 @@ package smtptest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -202,7 +203,7 @@ func (c *session) rcpt(line string) error {
 	}
 	usual := "250 2.1.5 recipient fine"
 	if n := c.server.opts.MaxRecipients; n > 0 && len(c.message.Recipients) >= n {
-		usual = "452 4.5.3 too many recipients"
+		usual = cmp.Or(c.server.opts.TooMany, "452 4.5.3 too many recipients")
 	}
 	reply, err := c.answer(line, usual)
 	if err != nil || reply[0] != '2' {
