@@ -2,9 +2,14 @@ package realtest
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"io"
+	"mime"
+	"mime/multipart"
 	"mime/quotedprintable"
+	"net/mail"
+	"net/textproto"
 	"regexp"
 	"slices"
 	"strings"
@@ -70,7 +75,8 @@ type repairs struct {
 	remove []string            // names of the fields that are not sent
 	change map[string]string   // fields that are sent otherwise
 	body   func([]byte) []byte // nil if it is sent as it is
-	coded  bool                // no server takes it as it is: it is sent in quoted-printable
+	coded  bool                // the server does not take it as it is: parts are sent in quoted-printable or base64
+	folded bool                // lines of the header are too long: they are sent in shorter ones
 }
 
 // apply returns what should be sent, apart from what is added.
@@ -109,20 +115,111 @@ func (r repairs) check(composed, arrived content, id string) string {
 		}
 		got = slices.Delete(got, i, i+1)
 	}
-	if !slices.Equal(got, want.fields) {
-		return fmt.Sprintf("header, apart from what is added:\n got %q\nwant %q", got, want.fields)
+	wantFields := want.fields
+	if r.folded {
+		got, wantFields = unfolded(got), unfolded(wantFields)
 	}
-	body := arrived.body
 	if r.coded {
-		var err error
-		if body, err = io.ReadAll(quotedprintable.NewReader(bytes.NewReader(body))); err != nil {
-			return "body: " + err.Error()
-		}
+		got, wantFields = withoutLabels(got), withoutLabels(wantFields)
 	}
-	if !bytes.Equal(body, want.body) {
-		return "body: " + difference(body, want.body)
+	if !slices.Equal(got, wantFields) {
+		return fmt.Sprintf("header, apart from what is added:\n got %q\nwant %q", got, wantFields)
+	}
+	if r.coded {
+		return sameDecoded(arrived, want)
+	}
+	if !bytes.Equal(arrived.body, want.body) {
+		return "body: " + difference(arrived.body, want.body)
 	}
 	return ""
+}
+
+func unfolded(fields []string) []string {
+	var all []string
+	for _, f := range fields {
+		all = append(all, strings.ReplaceAll(f, "\n", ""))
+	}
+	return all
+}
+
+// withoutLabels returns the fields but for those that say how the body is encoded.
+func withoutLabels(fields []string) []string {
+	labels := regexp.MustCompile(`(?i)^(?:MIME-Version|Content-Type|Content-Transfer-Encoding):`)
+	return slices.DeleteFunc(slices.Clone(fields), labels.MatchString)
+}
+
+// sameDecoded says how what a reader sees of the body of got, which is in another transfer encoding, differs from that of
+// want; "" if it does not.
+func sameDecoded(got, want content) string {
+	gotLeaves, err := leaves(got.header().Get, bytes.NewReader(got.body))
+	if err != nil {
+		return "what arrived: " + err.Error()
+	}
+	wantLeaves, err := leaves(want.header().Get, bytes.NewReader(want.body))
+	if err != nil {
+		return "what was sent: " + err.Error()
+	}
+	if len(gotLeaves) != len(wantLeaves) {
+		return fmt.Sprintf("%d parts arrived of %d", len(gotLeaves), len(wantLeaves))
+	}
+	for i := range wantLeaves {
+		if gotLeaves[i] != wantLeaves[i] {
+			return fmt.Sprintf("part %d of %d: %s", i+1, len(wantLeaves), difference([]byte(gotLeaves[i]), []byte(wantLeaves[i])))
+		}
+	}
+	return ""
+}
+
+// header returns the fields by name.
+func (c content) header() textproto.MIMEHeader {
+	h := textproto.MIMEHeader{}
+	for _, f := range unfolded(c.fields) {
+		name, value, _ := strings.Cut(f, ":")
+		h.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+	}
+	return h
+}
+
+// leaves returns what the parts of a message are that have no parts themselves, decoded, each after its media type, and
+// with LF for CRLF.
+func leaves(header func(string) string, body io.Reader) ([]string, error) {
+	kind, params, err := mime.ParseMediaType(header("Content-Type"))
+	if err != nil {
+		kind = "text/plain"
+	}
+	switch {
+	case strings.HasPrefix(kind, "multipart/"):
+		var all []string
+		for parts := multipart.NewReader(body, params["boundary"]); ; {
+			part, err := parts.NextRawPart()
+			if err == io.EOF {
+				return all, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			within, err := leaves(part.Header.Get, part)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, within...)
+		}
+	case kind == "message/rfc822":
+		m, err := mail.ReadMessage(body)
+		if err != nil {
+			return nil, err
+		}
+		within, err := leaves(m.Header.Get, m.Body)
+		return append([]string{kind + ": " + m.Header.Get("Subject")}, within...), err
+	}
+	switch strings.ToLower(header("Content-Transfer-Encoding")) {
+	case "quoted-printable":
+		body = quotedprintable.NewReader(body)
+	case "base64":
+		body = base64.NewDecoder(base64.StdEncoding, body)
+	}
+	b, err := io.ReadAll(body)
+	return []string{kind + ": " + strings.ReplaceAll(string(b), "\r\n", "\n")}, err
 }
 
 // difference shows the place where two bodies part.

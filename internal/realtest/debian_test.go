@@ -30,8 +30,12 @@ var sendersAndPostfix = debian{packages: append([]string{
 	"anacron", "bsd-mailx", "cron", "git", "git-email", "libmailtools-perl", "mailutils", "mutt", "php8.2-cli", "s-nail",
 }, base...)}
 
-// mailboxes is a server of LMTP.
-var mailboxes = debian{packages: append([]string{"dovecot-lmtpd"}, base...)}
+// Servers that mail is sent to.
+var (
+	dovecotAlone   = debian{packages: append([]string{"dovecot-lmtpd"}, base...)}
+	eximAlone      = debian{packages: append([]string{"exim4-daemon-light"}, base...)}
+	opensmtpdAlone = debian{packages: append([]string{"opensmtpd"}, base...)}
+)
 
 // clients is for what every test run tries: programs that send, and those that watch.
 var clients = debian{

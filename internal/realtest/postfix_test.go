@@ -1,7 +1,6 @@
 package realtest
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,7 +8,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math/big"
 	"regexp"
@@ -47,7 +45,14 @@ var services = map[string]service{
 	"small": {10012, "-o message_size_limit=200000"},
 	"picky": {10013, "-o { smtpd_recipient_restrictions = check_recipient_access inline:{" +
 		"{ gone@site.example = 550 5.1.1 no such user here } { busy@site.example = 450 4.2.1 mailbox busy } } }"},
+	// Take mail from whoever comes.
+	"clear":       {10020, open + " -o smtpd_tls_security_level=none"},
+	"TLS":         {10021, open + " -o smtpd_tls_security_level=may"},
+	"no CHUNKING": {10022, open + " -o smtpd_tls_security_level=may -o smtpd_discard_ehlo_keywords=chunking"},
+	"basic":       {10023, open + " -o smtpd_tls_security_level=none -o smtpd_discard_ehlo_keywords=8bitmime,chunking,dsn,enhancedstatuscodes,etrn,pipelining,size,smtputf8,vrfy"},
 }
+
+const open = "-o smtpd_sasl_auth_enable=no -o smtpd_relay_restrictions=reject_unauth_destination"
 
 // mainCF is a submission server that changes nothing in what it receives, and delivers every address to one Maildir.
 // Whatever a careless client could send (bare line feeds, commands before their time) it refuses.
@@ -65,8 +70,8 @@ alias_maps =
 alias_database =
 
 smtpd_tls_security_level = encrypt
-smtpd_tls_cert_file = /etc/postfix/server.pem
-smtpd_tls_key_file = /etc/postfix/server.key
+smtpd_tls_cert_file = /etc/postrider/server.pem
+smtpd_tls_key_file = /etc/postrider/server.key
 smtpd_tls_received_header = yes
 smtpd_sasl_auth_enable = yes
 smtpd_sasl_local_domain = localhost
@@ -142,7 +147,7 @@ func (w *world) startPostfix() {
 	})
 }
 
-// makeCertificates makes an authority, and has it sign a certificate for localhost.
+// makeCertificates makes an authority, and has it sign a certificate for localhost. They are in /etc/postrider.
 func (w *world) makeCertificates() {
 	w.t.Helper()
 	authorityKey, serverKey := newKey(w.t), newKey(w.t)
@@ -160,8 +165,8 @@ func (w *world) makeCertificates() {
 		w.t.Fatal(err)
 	}
 	w.write("etc/postrider/ca.pem", sign(w.t, authority, authority, authorityKey, authorityKey), 0o644, "root")
-	w.write("etc/postfix/server.pem", sign(w.t, server, authority, serverKey, authorityKey), 0o644, "root")
-	w.write("etc/postfix/server.key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600, "root")
+	w.write("etc/postrider/server.pem", sign(w.t, server, authority, serverKey, authorityKey), 0o644, "root")
+	w.write("etc/postrider/server.key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600, "root")
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
@@ -182,16 +187,17 @@ func sign(t *testing.T, cert, parent *x509.Certificate, key, parentKey *ecdsa.Pr
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// An arrival is a message as Postfix delivered it to one recipient.
+// An arrival is a message as a server delivered it to one recipient.
 type arrival struct {
 	sender    string // Return-Path: the reverse-path
-	recipient string // X-Original-To: the forward-path
-	received  string // Postfix's own Received field
+	recipient string // X-Original-To and the like: the forward-path
+	received  string // the server's own Received field
 	content   []byte // what the client sent, with LF for CRLF
 }
 
 // postfixHeader is what Postfix puts before the content that it received.
-var postfixHeader = regexp.MustCompile(`^Return-Path: <(.*)>\nX-Original-To: (.*)\nDelivered-To: .*\nReceived: (.*\n(?:[ \t].*\n)*)`)
+var postfixHeader = regexp.MustCompile(
+	`^Return-Path: <(?P<sender>.*)>\nX-Original-To: (?P<recipient>.*)\nDelivered-To: .*\nReceived: (?P<received>.*\n(?:[ \t].*\n)*)`)
 
 // encryptedLogin matches the Received field of a message that came over TLS after a login.
 var encryptedLogin = regexp.MustCompile(`\(Authenticated sender: ` + relayUser + `@localhost\)[^;]* with (?:E|UTF8)SMTPSA `)
@@ -208,21 +214,5 @@ func (a arrival) id() string {
 func (w *world) arrivals() []arrival {
 	w.t.Helper()
 	w.eventually("Postfix has delivered everything", func() bool { return w.must("root", "postqueue", "-j") == "" })
-	files, err := fs.Glob(w.root.FS(), "var/mail/all/new/*")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	var all []arrival
-	for _, file := range files {
-		content := w.read(file)
-		if err := w.root.Remove(file); err != nil {
-			w.t.Fatal(err)
-		}
-		m := postfixHeader.FindSubmatch(content)
-		if m == nil {
-			w.t.Fatalf("Postfix's own header looks otherwise:\n%.500s", content)
-		}
-		all = append(all, arrival{string(m[1]), string(m[2]), string(m[3]), bytes.TrimPrefix(content, m[0])})
-	}
-	return all
+	return w.take("var/mail/all/new/*", postfixHeader)
 }

@@ -69,13 +69,17 @@ func (w *world) submit(recipients ...string) {
 	}
 }
 
-// passUntilEmpty makes passes until the queue is empty. What is deferred is due again after a second.
-func (w *world) passUntilEmpty() {
+// passUntilEmpty makes passes until the queue is empty, and returns their log. What is deferred is due again after a
+// second.
+func (w *world) passUntilEmpty() string {
 	w.t.Helper()
+	var logs strings.Builder
 	w.eventually("the queue is empty", func() bool {
-		w.pass()
+		_, log := w.pass()
+		logs.WriteString(log)
 		return w.mailq() == "Mail queue is empty\n"
 	})
+	return logs.String()
 }
 
 // loggedIn reports whether Postfix received the message with a login by the mechanism.

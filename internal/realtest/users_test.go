@@ -15,18 +15,21 @@ type user struct {
 }
 
 var users = map[string]user{
-	"root":      {0, 0, "root", "/root"},
-	"crontab":   {101, 101, "", "/nonexistent"},
-	"postdrop":  {102, 102, "", "/nonexistent"},
-	"postfix":   {103, 103, "", "/var/spool/postfix"},
-	"postrider": {104, 104, "", "/var/spool/postrider"},
-	"vmail":     {105, 105, "", "/var/mail"},
-	"dovecot":   {106, 106, "", "/nonexistent"},
-	"dovenull":  {107, 107, "", "/nonexistent"},
-	"www-data":  {33, 33, "www-data", "/var/www"},
-	"nobody":    {65534, 65534, "nobody", "/nonexistent"},
-	"ann":       {1000, 1000, "Ann Example", "/home/ann"},
-	"jose":      {1001, 1001, "José Ejemplo", "/home/jose"},
+	"root":        {0, 0, "root", "/root"},
+	"crontab":     {101, 101, "", "/nonexistent"},
+	"postdrop":    {102, 102, "", "/nonexistent"},
+	"postfix":     {103, 103, "", "/var/spool/postfix"},
+	"postrider":   {104, 104, "", "/var/spool/postrider"},
+	"vmail":       {105, 105, "", "/var/mail"},
+	"dovecot":     {106, 106, "", "/nonexistent"},
+	"dovenull":    {107, 107, "", "/nonexistent"},
+	"Debian-exim": {108, 108, "", "/var/spool/exim4"},
+	"opensmtpd":   {109, 109, "", "/var/lib/opensmtpd/empty"},
+	"opensmtpq":   {110, 110, "", "/var/lib/opensmtpd/empty"},
+	"www-data":    {33, 33, "www-data", "/var/www"},
+	"nobody":      {65534, 65534, "nobody", "/nonexistent"},
+	"ann":         {1000, 1000, "Ann Example", "/home/ann"},
+	"jose":        {1001, 1001, "José Ejemplo", "/home/jose"},
 }
 
 // furnish does what the packages' own scripts would have done, and makes the accounts with the homes of those who log in.
