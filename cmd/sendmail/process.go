@@ -135,23 +135,28 @@ func start(name string, stdout *os.File, args ...string) (*os.Process, error) {
 	if stdout == nil {
 		stdout = null
 	}
-	p, err := os.StartProcess(path, append([]string{name}, args...), &os.ProcAttr{
-		Env: environment(), Files: []*os.File{null, stdout, null}, Sys: &syscall.SysProcAttr{Setsid: true},
-	})
+	attr := callers([]*os.File{null, stdout, null})
+	attr.Sys.Setsid = true
+	p, err := os.StartProcess(path, append([]string{name}, args...), attr)
 	return p, errors.Join(err, null.Close())
 }
 
-// startWith runs another program of ours, with descriptors of ours, and with no more rights than the caller has.
+// startWith runs another program of ours, with descriptors of ours.
 func startWith(files []*os.File, name string, args ...string) (*os.Process, error) {
 	path, err := sibling(name)
 	if err != nil {
 		return nil, err
 	}
-	attr := &os.ProcAttr{Env: environment(), Files: files}
+	return os.StartProcess(path, append([]string{name}, args...), callers(files))
+}
+
+// callers is for a program with descriptors of ours, and with no more rights than the caller has.
+func callers(files []*os.File) *os.ProcAttr {
+	attr := &os.ProcAttr{Env: environment(), Files: files, Sys: &syscall.SysProcAttr{}}
 	if !trusted() {
-		attr.Sys = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()), NoSetGroups: true}}
+		attr.Sys.Credential = &syscall.Credential{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()), NoSetGroups: true}
 	}
-	return os.StartProcess(path, append([]string{name}, args...), attr)
+	return attr
 }
 
 // await waits for a process to end, or for somebody who tells us to: what we were asked to do is done either way.

@@ -321,3 +321,21 @@ func TestArgumentCount(t *testing.T) {
 		t.Errorf("without arguments: status %d, %q (%v); want 64, and no recipients", state.ExitCode(), &said, err)
 	}
 }
+
+// A program that is started gets no rights that the caller has not: if somebody else had put it there, they would be his.
+func TestProgramsAreStartedWithoutRights(t *testing.T) {
+	in := newInstallation(t)
+	// Without a spool, nobody is kept from making one, and from delivering what is in it.
+	if err := os.RemoveAll(filepath.Join(in.dir, "spool/postrider")); err != nil {
+		t.Fatal(err)
+	}
+	who := filepath.Join(in.cwd, "who")
+	script := fmt.Sprintf("#!/bin/sh -p\nid -G >%s\n", who)
+	if err := os.WriteFile(filepath.Join(in.dir, "queue-runner"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d := in.run(nil, in.program(), "-bd")
+	if got, err := os.ReadFile(who); err != nil || string(got) != fmt.Sprintln(intruderID) {
+		t.Errorf("status %d, %q: the program has the groups %q (%v), want %d", d.status, d.stderr, got, err, intruderID)
+	}
+}
