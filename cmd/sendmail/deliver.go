@@ -124,12 +124,16 @@ func (o *options) displayName(known string) string {
 	return known
 }
 
-// givenName returns the name that the caller gives himself; "" if none.
+// givenName returns the name that the caller gives himself; "" if none. A bad one in the environment is none: whoever
+// called us may not know of it.
 func (o *options) givenName() string {
 	if o.fullName != "" {
 		return o.fullName
 	}
-	return os.Getenv("NAME")
+	if name := os.Getenv("NAME"); !hasControl(name) {
+		return name
+	}
+	return ""
 }
 
 // senderPath returns the address after -f, or the login of whoever runs us.

@@ -39,6 +39,22 @@ func TestSubmissionSocket(t *testing.T) {
 	}
 }
 
+// What the environment has for a name is no line of a request.
+func TestNameWithALineEnd(t *testing.T) {
+	w := newWorld(t, queueing)
+	w.daemon(w.submission())
+	for _, name := range []string{"Ann\n", "Ann\nsender: <eve@example.org>", "Ann\tB"} {
+		cmd := w.program("out.toml", "sendmail", "-f", "ann@example.org", "bob")
+		cmd.Env = append(cmd.Env, "NAME="+name)
+		accepts(t, cmd, hello)
+	}
+	for _, m := range w.letters() {
+		if m.Sender.Address() != "ann@example.org" || strings.Contains(m.content, "From: Ann") {
+			t.Errorf("queued from %s:\n%s", m.Sender, m.content)
+		}
+	}
+}
+
 // Who submits is who the kernel says, and the server knows more of him than he may see himself.
 func TestStrangersAtTheSocket(t *testing.T) {
 	asRoot(t, "setpriv", "unshare", "chroot")
