@@ -103,7 +103,7 @@ func readAll(f *os.File, file string) ([]byte, error) {
 func parse(file string, text []byte) (*Table, []Problem) {
 	t := &Table{file: file, entries: map[string]entry{}}
 	var problems []Problem
-	for line := range logicalLines(text) {
+	for line := range logicalLines(text, true) {
 		complain := func(format string, args ...any) {
 			problems = append(problems, Problem{file, line.number, fmt.Sprintf(format, args...)})
 		}
@@ -143,8 +143,8 @@ type logicalLine struct {
 }
 
 // logicalLines yields what is neither empty nor a comment. A # elsewhere than at the start of a line is no comment. A line
-// goes on in the next one if that begins with a blank, or if it ends in a backslash.
-func logicalLines(text []byte) func(func(logicalLine) bool) {
+// goes on in the next one if it ends in a backslash, or, where that means something, if that begins with a blank.
+func logicalLines(text []byte, blanksMean bool) func(func(logicalLine) bool) {
 	return func(yield func(logicalLine) bool) {
 		var current logicalLine
 		number, open := 0, false // open: the line before ends in a backslash
@@ -156,7 +156,7 @@ func logicalLines(text []byte) func(func(logicalLine) bool) {
 				open = false
 				continue
 			}
-			continues := open || line[0] == ' ' || line[0] == '\t'
+			continues := open || blanksMean && (line[0] == ' ' || line[0] == '\t')
 			open = goesOn
 			if continues && current.text != "" {
 				current.text += " " + start

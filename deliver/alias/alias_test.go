@@ -24,7 +24,7 @@ func isOwn(domain string) bool { return domain == "here.example" || domain == "l
 
 func TestExpand(t *testing.T) {
 	include := filepath.Join(t.TempDir(), "list")
-	if err := os.WriteFile(include, []byte("# people\neve@example.net, fay\n\ngus@example.net\n"), 0o644); err != nil {
+	if err := os.WriteFile(include, []byte("# people\neve@example.net, fay\n\n  # indented\n  gus@example.net\n\thal\r\nida, \\\njoe"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	tests := []struct {
@@ -62,7 +62,7 @@ func TestExpand(t *testing.T) {
 		{"everybody else", "root: ann\n*: bob", "nobody", "bob", 0},
 		{"everybody else, in msmtp's words", "root: ann\ndefault: bob", "nobody", "bob", 0},
 		{"everybody else does not catch what the file names", "root: ann\n*: bob", "root", "ann", 0},
-		{"included list", "staff: :include:" + include, "staff", "eve@example.net fay gus@example.net", 0},
+		{"included list", "staff: :include:" + include, "staff", "eve@example.net fay gus@example.net hal ida joe", 0},
 		{"command", "root: ann, \"|/bin/cat x\"", "root", "ann", 1},
 		{"file", "root: ann, /var/log/mail", "root", "ann", 1},
 		{"loop beside somebody", "a: b, ann\nb: a", "a", "ann", 0},

@@ -194,7 +194,7 @@ func (x *expander) include(alias, file string, depth int) {
 	}
 	x.listed++
 	defer func() { x.listed-- }()
-	for line := range logicalLines(b) {
+	for line := range logicalLines(b, false) {
 		targets, err := splitTargets(line.text)
 		if err != nil {
 			x.skip("%s:%d: %v", file, line.number, err)
