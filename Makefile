@@ -2,6 +2,8 @@
 
 BIN := bin
 COMMANDS := sendmail mailq queue-runner
+BINARIES := $(COMMANDS:%=$(BIN)/%)
+SOURCES = go.mod go.sum $(shell find cmd deliver internal spool -name '*.go' ! -name '*_test.go')
 
 # Static, reproducible, and without the parts of urfave/cli that would double the start-up of mailq.
 BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -tags urfave_cli_no_docs,urfave_cli_no_suggest
@@ -33,6 +35,10 @@ build: ## build the three static binaries into bin/
 	@mkdir -p $(BIN)
 	$(BUILD) -o $(BIN)/ $(COMMANDS:%=./cmd/%)
 
+# For install only: root may have no Go, and does not need it for what has been built.
+$(BINARIES) &: $(SOURCES)
+	@$(MAKE) --no-print-directory build
+
 demo: build ## show the main job in a private spool, offline
 	@demo/demo.sh $(BIN)
 
@@ -62,7 +68,7 @@ fuzz: ## run each fuzz target for FUZZTIME (60s)
 
 # Links are relative, so that they hold below DESTDIR too. The user, the spool and the set-group-ID bit are made only
 # where this machine is meant; for a package its maintainer scripts run packaging/setup.
-install: build ## install below DESTDIR/PREFIX (/usr/local); as root also the user and the spool
+install: $(BINARIES) ## install below DESTDIR/PREFIX (/usr/local); as root also the user and the spool
 	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(UNITDIR) \
 		$(DESTDIR)$(SYSCONFDIR)/postrider $(foreach n,1 5 8,$(DESTDIR)$(MANDIR)/man$n)
 	install -m 0755 $(BIN)/sendmail $(BIN)/queue-runner $(DESTDIR)$(SBINDIR)/

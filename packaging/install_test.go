@@ -34,15 +34,23 @@ var installed = strings.Fields(`
 `)
 
 func TestInstallAndUninstall(t *testing.T) {
-	dir, bin := t.TempDir(), t.TempDir()
+	dir, bin, noGo := t.TempDir(), t.TempDir(), t.TempDir()
 	run := func(target string) {
 		t.Helper()
 		cmd := exec.Command("make", "-C", "..", target, "BIN="+bin, "DESTDIR="+dir, "PREFIX=/usr")
+		if target != "build" {
+			// As sudo has it, whose path is its own: what was built is installed without Go.
+			cmd.Env = append(os.Environ(), "PATH="+noGo+string(filepath.ListSeparator)+os.Getenv("PATH"))
+		}
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
 		}
 	}
 
+	if err := os.WriteFile(filepath.Join(noGo, "go"), []byte("#!/bin/sh\nexit 127\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run("build")
 	run("install")
 	if got := tree(t, dir); !slices.Equal(got, installed) {
 		t.Errorf("installed\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(installed, "\n"))
