@@ -27,7 +27,7 @@ func commands(stdout, stderr io.Writer) []*cli.Command {
 		Usage:     "say where mail for addresses would go, and send none",
 		ArgsUsage: "address ...",
 		Flags: []cli.Flag{configFlag(), &cli.StringFlag{
-			Name: "sender", Usage: "whom the mail would come from, instead of whoever asks",
+			Name: "sender", Usage: "the mail would come from `ADDRESS`, instead of whoever asks",
 		}},
 		Action: configured(config.Load, func(c *cli.Context, cfg *config.Config) error {
 			if c.NArg() == 0 {
@@ -61,7 +61,7 @@ func commands(stdout, stderr io.Writer) []*cli.Command {
 		Flags: []cli.Flag{
 			configFlag(),
 			&cli.IntFlag{Name: "through", Usage: "hand them to the program at the other end of descriptor `N`", Value: -1},
-			&cli.StringFlag{Name: "delivery", Usage: "background or queue, whatever the configuration says of `delivery`"},
+			&cli.StringFlag{Name: "delivery", Usage: "`background|queue`, whatever the configuration says"},
 		},
 		Action: configured(prepare, func(c *cli.Context, cfg *config.Config) error {
 			return smtpOnStdin(cfg, speaking{c.Int("through"), c.String("delivery")}, stderr)

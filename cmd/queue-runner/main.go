@@ -81,7 +81,7 @@ func app(stdout, stderr io.Writer) *cli.App {
 		Flags: []cli.Flag{
 			configFlag(),
 			&cli.BoolFlag{Name: "daemon", Usage: "keep running, and deliver new mail at once"},
-			&cli.DurationFlag{Name: "interval", Usage: "with --daemon: look at the queue at least so `often`", Value: defaultInterval},
+			&cli.DurationFlag{Name: "interval", Usage: "with --daemon: look at the queue at least once every `DURATION`", Value: defaultInterval},
 			&cli.BoolFlag{Name: "now", Usage: "try everything at once, whatever the schedule says"},
 			&cli.StringSliceFlag{Name: "only-id", Usage: "try at once, and nothing else, messages with `TEXT` in their queue ID"},
 			&cli.StringSliceFlag{Name: "only-sender", Usage: "the same, with `TEXT` in the sender"},

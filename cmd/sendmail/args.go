@@ -94,12 +94,12 @@ var table = []option{
 	{name: "ba", no: "nobody speaks this protocol"},
 	{name: "bC", set: setMode(checkConfig), says: "check the configuration"},
 	{name: "bD", set: setMode(runDaemon), says: "deliver as a daemon"},
-	{name: "bd", set: setDaemon, says: "the same, in the background"},
+	{name: "bd", set: setDaemon, says: "the same as -bD, in the background"},
 	{name: "be", no: "there is nothing to expand"},
-	{name: "bH", set: setMode(doNothing), says: "print nothing"}, // what is known of hosts is about next hops, and mailq shows it
-	{name: "bh", set: setMode(doNothing), says: "print nothing"},
+	{name: "bH", set: setMode(doNothing)}, // what is known of hosts is about next hops, and mailq shows it
+	{name: "bh", set: setMode(doNothing)},
 	{name: "bi", set: setMode(checkAliases), says: "check the file of aliases"}, // there is no database of aliases to be built
-	{name: "bl", set: setDaemon, says: "the same"},
+	{name: "bl", set: setDaemon, says: "the same as -bd"},
 	{name: "bm", set: setMode(deliverMessage), says: "accept a message from standard input; this is the default"},
 	{name: "bP", no: "mailq counts the queue"},
 	{name: "bp", set: setMode(listQueue), says: "list the queue"},

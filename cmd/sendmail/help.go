@@ -15,7 +15,7 @@ func help(w io.Writer) error {
 		case opt.no != "":
 			fmt.Fprintf(&refused, "  -%-12s %s\n", opt.name, opt.no)
 		case opt.says != "":
-			fmt.Fprintf(&b, "  -%-12s %s\n", strings.TrimSpace(opt.name+" "+opt.arg), opt.says)
+			fmt.Fprintf(&b, "  -%-13s %s\n", strings.TrimSpace(opt.name+" "+opt.arg), opt.says)
 		default:
 			without.WriteString(" -" + opt.name)
 		}
