@@ -693,28 +693,31 @@ func TestPassEndsWhenTheIndexFails(t *testing.T) {
 
 // A session that is busy with one message holds up no others, as long as more sessions are allowed.
 func TestNewMailDoesNotWaitForABusySession(t *testing.T) {
-	w := newWorld(t)
-	wake := make(chan struct{})
-	w.opts.Wake, w.opts.Stay = wake, time.Hour
-	s := &server{begun: make(chan string, 9), hold: make(chan struct{})}
-	w.servers["a.example"] = s
-	w.submit("ann@example.org", "big@a.example")
-	sp := w.acquire()
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- deliver.Pass(ctx, sp, w.opts) }()
-	w.want("first", <-s.begun, "big@a.example")
-	w.submit("ann@example.org", "small@a.example")
-	wake <- struct{}{}
-	w.want("second", <-s.begun, "small@a.example")
-	close(s.hold)
-	stop()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
-	if err := sp.End(); err != nil {
-		t.Fatal(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		wake := make(chan struct{})
+		w.opts.Wake, w.opts.Stay = wake, time.Hour
+		s := &server{begun: make(chan string, 9), hold: make(chan struct{})}
+		w.servers["a.example"] = s
+		w.submit("ann@example.org", "big@a.example")
+		sp := w.acquire()
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- deliver.Pass(ctx, sp, w.opts) }()
+		w.want("first", <-s.begun, "big@a.example")
+		synctest.Wait() // until nobody asks for more
+		w.submit("ann@example.org", "small@a.example")
+		wake <- struct{}{}
+		w.want("second", <-s.begun, "small@a.example")
+		close(s.hold)
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if err := sp.End(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func TestOurOwnTroubleNeverBounces(t *testing.T) {

@@ -120,10 +120,11 @@ func TestStrangers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all.Go(func() { in.attend(t.Context(), server, false) })
+		// First, since whoever is not let in is hung up on.
 		if _, err := client.Write([]byte("MAIL FROM:<a@x>\r\n")); err != nil {
 			t.Fatal(err)
 		}
+		all.Go(func() { in.attend(t.Context(), server, false) })
 		return bufio.NewReader(client)
 	}
 	hears := func(r *bufio.Reader, want string) {

@@ -74,27 +74,36 @@ func TestNextAttempt(t *testing.T) {
 	type script = map[string]string
 	for _, tt := range []struct {
 		name    string
-		addrs   list              // in the order of the name server
+		two     bool              // there is mx2, too, which is not asked about what mx1 refuses
+		addrs   list              // of mx1, in the order of the name server
 		away    string            // one that cannot be reached the first time
 		replies map[string]script // of the server at an address
 		want    list              // of each attempt
 	}{
-		{"blocked at one family", list{six, four}, "", map[string]script{six: {"MAIL": block}},
+		{"blocked at one family", false, list{six, four}, "", map[string]script{six: {"MAIL": block}},
 			list{"deferred 4.7.1 at " + six, "sent by mx1 at " + four}},
-		{"blocked at one family, and hung up on", list{six, four}, "", map[string]script{six: {"MAIL": smtptest.Raw + block + "\r\n", "RCPT": smtptest.Close}},
+		{"blocked at one family, and hung up on", false, list{six, four}, "", map[string]script{six: {"MAIL": smtptest.Raw + block + "\r\n", "RCPT": smtptest.Close}},
 			list{"deferred 4.7.1 at " + six, "sent by mx1 at " + four}},
-		{"blocked at both", list{six, four}, "", map[string]script{six: {"MAIL": block}, four: {"MAIL": block}},
+		{"blocked at both", false, list{six, four}, "", map[string]script{six: {"MAIL": block}, four: {"MAIL": block}},
 			list{"deferred 4.7.1 at " + six, "bounced 5.7.1 at " + four}},
-		{"blocked at the only one", list{four}, "", map[string]script{four: {"MAIL": block}}, list{"bounced 5.7.1 at " + four}},
-		{"greylisted at two of one family", list{four, other}, four, map[string]script{four: {"DATA": grey}, other: {"DATA": grey}},
+		{"blocked at one family, and there is mx2", true, list{six, four}, "", map[string]script{six: {"MAIL": block}},
+			list{"deferred 4.7.1 at " + six, "sent by mx1 at " + four}},
+		{"blocked at the only one", false, list{four}, "", map[string]script{four: {"MAIL": block}}, list{"bounced 5.7.1 at " + four}},
+		{"greylisted at two of one family", false, list{four, other}, four, map[string]script{four: {"DATA": grey}, other: {"DATA": grey}},
 			list{"deferred 4.7.1 at " + other, "deferred 4.7.1 at " + other, "deferred 4.7.1 at " + four}},
-		{"greylisted at both families", list{six, four}, "", map[string]script{six: {"DATA": grey}, four: {"DATA": grey}},
+		{"greylisted at both families", false, list{six, four}, "", map[string]script{six: {"DATA": grey}, four: {"DATA": grey}},
 			list{"deferred 4.7.1 at " + six, "deferred 4.7.1 at " + four, "deferred 4.7.1 at " + six}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			names := newNames(t, onlyMX1[0])
 			w := newWorld(t, names, false)
+			w.serve(mx2Addr, smtptest.Options{})
+			if tt.two {
+				if err := names.Add(alsoMX2...); err != nil {
+					t.Fatal(err)
+				}
+			}
 			for _, addr := range tt.addrs {
 				kind := "A"
 				if strings.Contains(addr, ":") {

@@ -163,6 +163,11 @@ func TestOddServers(t *testing.T) {
 				if got, want := mx2.Connections(), strings.Contains(want, byMX2); got > 1 || (got == 1) != want {
 					t.Errorf("%d connections to mx2, which is needed: %v", got, want)
 				}
+				for _, m := range mx1.Messages() {
+					if len(m.Params) > 0 && strings.Contains(tt.told, "HELO") {
+						t.Errorf("MAIL with %q for a server that offers nothing", m.Params)
+					}
+				}
 				lost := tt.odd.Replies["."] == smtptest.Close
 				if warned := strings.Contains(strings.Join(w.log, "\n"), "it may arrive twice"); warned != lost {
 					t.Errorf("the log warns of a duplicate: %v, want %v:\n%s", warned, lost, strings.Join(w.log, "\n"))
