@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -23,15 +24,25 @@ const maxRecords = 64
 // An answer is what a name server says to a question. It has records of the type that was asked for, or an alias, or
 // neither, and is believed for ttl.
 type answer struct {
-	mx    []MX
-	srv   []SRV
-	addrs []netip.Addr
-	ttl   time.Duration
-	links []string // the names on the way that are aliases
-	alias string   // the end of that way, where the records are to be asked for; "" if they are here
+	mx     []MX
+	srv    []SRV
+	txt    []string
+	tlsa   []TLSA
+	addrs  []netip.Addr
+	ttl    time.Duration
+	links  []string // the names on the way that are aliases
+	alias  string   // the end of that way, where the records are to be asked for; "" if they are here
+	name   string   // of the records
+	secure bool     // the server says that DNSSEC vouches for all of it; whether it is believed is not its to say
 }
 
-func (a *answer) empty() bool { return len(a.mx)+len(a.srv)+len(a.addrs) == 0 }
+func (a *answer) records() int {
+	return len(a.mx) + len(a.srv) + len(a.txt) + len(a.tlsa) + len(a.addrs)
+}
+
+func (a *answer) empty() bool { return a.records() == 0 }
+
+func (a *answer) origin() Origin { return Origin{strings.TrimSuffix(a.name, "."), a.secure} }
 
 // errTruncated is for an answer that did not fit.
 var errTruncated = errors.New("the answer was truncated")
@@ -77,6 +88,7 @@ func parse(message []byte, id uint16, q question) (answer, error) {
 		return answer{}, &serverError{said: rcode(m.Rcode)}
 	}
 	a := collect(m.Answer, q)
+	a.secure = m.AuthenticatedData
 	switch {
 	case !a.empty():
 		a.alias = ""
@@ -122,13 +134,14 @@ func collect(records []dns.RR, q question) answer {
 		name = target
 	}
 	for _, rr := range records {
-		if at(rr, name) && len(a.mx)+len(a.srv)+len(a.addrs) < maxRecords && a.add(rr, q.kind) {
+		if at(rr, name) && a.records() < maxRecords && a.add(rr, q.kind) {
 			a.ttl = min(a.ttl, seconds(rr.Header().Ttl))
 		}
 	}
 	if len(a.links) > 0 {
 		a.alias = name
 	}
+	a.name = name
 	return a
 }
 
@@ -147,6 +160,10 @@ func (a *answer) add(rr dns.RR, kind uint16) bool {
 		a.mx = append(a.mx, MX{hostName(rr.Mx), int(rr.Preference)})
 	case *dns.SRV:
 		a.srv = append(a.srv, SRV{hostName(rr.Target), int(rr.Port), int(rr.Priority), int(rr.Weight)})
+	case *dns.TXT:
+		return a.addText(rr.Txt)
+	case *dns.TLSA:
+		return a.addTLSA(rr)
 	case *dns.A:
 		return a.addAddr(rr.A)
 	case *dns.AAAA:
@@ -155,6 +172,26 @@ func (a *answer) add(rr dns.RR, kind uint16) bool {
 		return false
 	}
 	return true
+}
+
+// maxText is how long a text may be that is used. Nobody has said anything of use to us with more.
+const maxText = 2048
+
+func (a *answer) addText(pieces []string) bool {
+	text := strings.Join(pieces, "")
+	if len(text) > maxText {
+		return false
+	}
+	a.txt = append(a.txt, text)
+	return true
+}
+
+func (a *answer) addTLSA(rr *dns.TLSA) bool {
+	data, err := hex.DecodeString(rr.Certificate)
+	if err == nil {
+		a.tlsa = append(a.tlsa, TLSA{rr.Usage, rr.Selector, rr.MatchingType, data})
+	}
+	return err == nil
 }
 
 func (a *answer) addAddr(ip []byte) bool {

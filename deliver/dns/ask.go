@@ -68,7 +68,7 @@ func (r *Resolver) allSilent() bool {
 func (r *Resolver) settings() resolvConf {
 	conf := r.conf.get(r.opts.Now())
 	if len(r.opts.Servers) > 0 {
-		conf.servers = r.opts.Servers
+		conf.servers, conf.trustAD = r.opts.Servers, false // of those resolv.conf says nothing
 	}
 	if r.opts.Timeout > 0 {
 		conf.timeout = r.opts.Timeout
@@ -145,19 +145,24 @@ func (c resolvConf) over(ctx context.Context, network, server string, q question
 			conn.Close()
 		}
 	}()
-	id := dns.Id()
-	query, err := packQuery(id, q, edns)
+	id, trusted := dns.Id(), c.trusts(server)
+	query, err := packQuery(id, q, edns, trusted)
 	if err != nil {
 		return answer{}, err
 	}
+	var a answer
 	if network == "tcp" {
-		return overTCP(conn, query, id, q)
+		a, err = overTCP(conn, query, id, q)
+	} else {
+		a, err = overUDP(conn, query, id, q)
 	}
-	return overUDP(conn, query, id, q)
+	a.secure = a.secure && trusted
+	return a, err
 }
 
-func packQuery(id uint16, q question, edns bool) ([]byte, error) {
-	m := dns.Msg{MsgHdr: dns.MsgHdr{Id: id, RecursionDesired: true}}
+// packQuery writes a question; with authentic, one to say, too, whether DNSSEC vouches for the answer (RFC 6840 section 5.7).
+func packQuery(id uint16, q question, edns, authentic bool) ([]byte, error) {
+	m := dns.Msg{MsgHdr: dns.MsgHdr{Id: id, RecursionDesired: true, AuthenticatedData: authentic}}
 	m.Question = []dns.Question{{Name: q.name, Qtype: q.kind, Qclass: dns.ClassINET}}
 	if edns {
 		m.SetEdns0(udpSize, false)

@@ -109,10 +109,36 @@ type SRV struct {
 	Port, Priority, Weight int
 }
 
+// A TLSA says which certificate a server has (RFC 6698 section 2.1).
+type TLSA struct {
+	Usage, Selector, Matching uint8
+	Data                      []byte
+}
+
+// An Origin is where an answer comes from.
+type Origin struct {
+	Name string // the end of the aliases, where the records are, in lower case, without the dot of the root
+	// Secure says that DNSSEC vouches for the records and for all aliases on the way, if the name server that says so may be
+	// believed: one on this host, or one that resolv.conf(5) trusts (trust-ad).
+	Secure bool
+}
+
 // MX returns the mail exchangers of a domain as its servers list them. An error is an *Error, or ctx's.
-func (r *Resolver) MX(ctx context.Context, domain string) ([]MX, error) {
+func (r *Resolver) MX(ctx context.Context, domain string) ([]MX, Origin, error) {
 	a, err := r.lookup(ctx, domain, dns.TypeMX)
-	return a.mx, err
+	return a.mx, a.origin(), err
+}
+
+// TXT returns the texts at a name, each in one piece.
+func (r *Resolver) TXT(ctx context.Context, name string) ([]string, error) {
+	a, err := r.lookup(ctx, name, dns.TypeTXT)
+	return a.txt, err
+}
+
+// TLSA returns the certificates at a name such as "_25._tcp.mx.example.com".
+func (r *Resolver) TLSA(ctx context.Context, name string) ([]TLSA, Origin, error) {
+	a, err := r.lookup(ctx, name, dns.TypeTLSA)
+	return a.tlsa, a.origin(), err
 }
 
 // SRV returns the hosts that offer a service, as "_submission._tcp.example.com".
@@ -122,18 +148,24 @@ func (r *Resolver) SRV(ctx context.Context, name string) ([]SRV, error) {
 }
 
 // Addrs returns the addresses of a host, IPv6 and IPv4 in turn. One family is enough: the error tells that neither has
-// any, and is temporary if either may have one later.
-func (r *Resolver) Addrs(ctx context.Context, host string) ([]netip.Addr, error) {
+// any, and is temporary if either may have one later. All addresses are secure, or none is.
+func (r *Resolver) Addrs(ctx context.Context, host string) ([]netip.Addr, Origin, error) {
 	var six, four answer
 	var err6, err4 error
 	var wg sync.WaitGroup
 	wg.Go(func() { six, err6 = r.lookup(ctx, host, dns.TypeAAAA) })
 	four, err4 = r.lookup(ctx, host, dns.TypeA)
 	wg.Wait()
-	if err6 != nil && err4 != nil {
-		return nil, worse(err4, err6)
+	from := four.origin()
+	switch {
+	case err6 != nil && err4 != nil:
+		return nil, Origin{}, worse(err4, err6)
+	case err4 != nil:
+		from = six.origin()
+	case err6 == nil:
+		from.Secure = from.Secure && six.secure && six.name == four.name
 	}
-	return inTurn(six.addrs, four.addrs), nil
+	return inTurn(six.addrs, four.addrs), from, nil
 }
 
 // worse returns the error that says less: if either family may have an address, there may be one.
@@ -177,7 +209,7 @@ func (r *Resolver) RelayAddrs(ctx context.Context, host string) ([]netip.Addr, e
 	var err error
 	for _, name := range append(names, host) {
 		var addrs []netip.Addr
-		if addrs, err = r.Addrs(ctx, name); err == nil {
+		if addrs, _, err = r.Addrs(ctx, name); err == nil {
 			return addrs, nil
 		}
 		if KindOf(err) != NoName && KindOf(err) != NoRecord {
@@ -185,6 +217,12 @@ func (r *Resolver) RelayAddrs(ctx context.Context, host string) ([]netip.Addr, e
 		}
 	}
 	return nil, err
+}
+
+// Trusted reports whether DNSSEC counts: some name server is asked whose word for it is believed.
+func (r *Resolver) Trusted() bool {
+	conf := r.settings()
+	return slices.ContainsFunc(conf.servers, conf.trusts)
 }
 
 // maxLinks is how many aliases are followed from one name to another.
@@ -202,10 +240,10 @@ func (r *Resolver) lookup(ctx context.Context, name string, kind uint16) (answer
 // follow asks, and asks again for each alias that an answer ends in.
 func (r *Resolver) follow(ctx context.Context, q question) (answer, error) {
 	seen := map[string]bool{}
-	at, ttl := q, maxTTL
+	at, ttl, secure := q, maxTTL, true
 	for {
 		a, err := r.ask(ctx, at)
-		a.ttl = min(a.ttl, ttl)
+		a.ttl, a.secure = min(a.ttl, ttl), a.secure && secure
 		if e, ok := errors.AsType[*Error](err); ok {
 			e.Name = q.display()
 		}
@@ -224,7 +262,7 @@ func (r *Resolver) follow(ctx context.Context, q question) (answer, error) {
 		if a.alias == "" {
 			return a, nil
 		}
-		at.name, ttl = a.alias, a.ttl
+		at.name, ttl, secure = a.alias, a.ttl, a.secure
 	}
 }
 

@@ -60,6 +60,9 @@ func words[T any](list []T, err error) string {
 	return fmt.Sprint(list)
 }
 
+// located is words for an answer that says where it comes from.
+func located[T any](list []T, _ Origin, err error) string { return words(list, err) }
+
 func TestMX(t *testing.T) {
 	s := dnstest.NewServer(t, zone...)
 	r := resolver(t, s)
@@ -83,7 +86,7 @@ func TestMX(t *testing.T) {
 		{"nothing", "", "no record"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := words(r.MX(t.Context(), tt.domain)); got != tt.want {
+			if got := located(r.MX(t.Context(), tt.domain)); got != tt.want {
 				t.Errorf("MX(%q) = %s, want %s", tt.domain, got, tt.want)
 			}
 		})
@@ -108,7 +111,7 @@ func TestAddrs(t *testing.T) {
 		{"no such host", "nowhere.example", "no name"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := words(r.Addrs(t.Context(), tt.host)); got != tt.want {
+			if got := located(r.Addrs(t.Context(), tt.host)); got != tt.want {
 				t.Errorf("Addrs(%q) = %s, want %s", tt.host, got, tt.want)
 			}
 		})
@@ -125,6 +128,102 @@ func TestSRV(t *testing.T) {
 		if got := words(r.SRV(t.Context(), name)); got != want {
 			t.Errorf("SRV(%s) = %s, want %s", name, got, want)
 		}
+	}
+}
+
+func TestTexts(t *testing.T) {
+	s := dnstest.NewServer(t,
+		`_mta-sts.example.com. 60 IN TXT "v=STSv1; " "id=1;"`,
+		`_mta-sts.example.com. 60 IN TXT "something else"`,
+		`_mta-sts.a.example. 60 IN CNAME _mta-sts.example.com.`,
+		`long.example. 60 IN TXT "short"`,
+		`long.example. 60 IN TXT "`+strings.Repeat(`x`, 200)+strings.Repeat(`" "`+strings.Repeat(`x`, 200), 12)+`"`,
+		`_25._tcp.mx.example.com. 60 IN TLSA 3 1 1 0A0b`,
+	)
+	r := resolver(t, s)
+	for name, want := range map[string]string{
+		"_mta-sts.example.com": "[v=STSv1; id=1; something else]", "_mta-sts.a.example": "[v=STSv1; id=1; something else]",
+		"long.example": "[short]", "_mta-sts.b.example": "no name", "example.com": "no record",
+	} {
+		if got := words(r.TXT(t.Context(), name)); got != want {
+			t.Errorf("TXT(%s) = %s, want %s", name, got, want)
+		}
+	}
+	if got := located(r.TLSA(t.Context(), "_25._tcp.mx.example.com")); got != "[{3 1 1 [10 11]}]" {
+		t.Errorf("TLSA = %s", got)
+	}
+}
+
+// TestSecurity says when DNSSEC vouches for an answer. All below signed.example is signed.
+func TestSecurity(t *testing.T) {
+	s := dnstest.NewServer(t,
+		"mx.signed.example. 60 IN A 192.0.2.1",
+		"mx.other.example. 60 IN A 192.0.2.2",
+		"in.signed.example. 60 IN CNAME mx.signed.example.",
+		"out.signed.example. 60 IN CNAME mx.other.example.",
+		"in.other.example. 60 IN CNAME mx.signed.example.",
+		"two.signed.example. 60 IN A 192.0.2.3",
+		"two.signed.example. 60 IN AAAA 2001:db8::3",
+	)
+	s.Sign("signed.example")
+	for _, tt := range []struct {
+		host      string
+		untrusted bool   // the name server is one whose word does not count
+		how       string // it answers
+		want      Origin
+	}{
+		{"mx.signed.example", false, "", Origin{"mx.signed.example", true}},
+		{"MX.signed.example.", false, "", Origin{"mx.signed.example", true}},
+		{"two.signed.example", false, "", Origin{"two.signed.example", true}},
+		{"mx.other.example", false, "", Origin{"mx.other.example", false}},
+		{"in.signed.example", false, "", Origin{"mx.signed.example", true}},
+		{"in.signed.example", false, dnstest.Stepwise, Origin{"mx.signed.example", true}},
+		{"in.other.example", false, "", Origin{"mx.signed.example", false}},
+		{"in.other.example", false, dnstest.Stepwise, Origin{"mx.signed.example", false}},
+		{"out.signed.example", false, "", Origin{"mx.other.example", false}},
+		{"out.signed.example", false, dnstest.Stepwise, Origin{"mx.other.example", false}},
+		{"mx.signed.example", true, "", Origin{"mx.signed.example", false}},
+		{"mx.signed.example", false, dnstest.Truncate, Origin{"mx.signed.example", true}},
+	} {
+		s.Behave("", tt.how)
+		r := resolver(t, s)
+		if tt.untrusted {
+			_, port, _ := strings.Cut(s.Addr(), ":")
+			r.opts.Servers = []string{"0.0.0.0:" + port} // an address of this host, too, but not one that says so
+		}
+		if _, got, err := r.Addrs(t.Context(), tt.host); err != nil || got != tt.want {
+			t.Errorf("%s: %+v, %v, want %+v", tt.host, got, err, tt.want)
+		}
+		if r.Trusted() == tt.untrusted {
+			t.Errorf("Trusted = %v", r.Trusted())
+		}
+	}
+}
+
+func TestTrust(t *testing.T) {
+	for _, tt := range []struct {
+		server  string
+		trustAD bool
+		want    bool
+	}{
+		{"127.0.0.1:53", false, true}, {"127.0.0.53:53", false, true}, {"[::1]:5353", false, true}, {"[::ffff:127.0.0.1]:53", false, true},
+		{"192.0.2.53:53", false, false}, {"[fe80::1%lo]:53", false, false}, {"localhost:53", false, false}, {"192.0.2.53:53", true, true},
+	} {
+		if got := (resolvConf{trustAD: tt.trustAD}).trusts(tt.server); got != tt.want {
+			t.Errorf("trusts(%s), trust-ad %v: %v", tt.server, tt.trustAD, got)
+		}
+	}
+	// What resolv.conf says of its servers it does not say of others.
+	r := resolver(t)
+	if err := os.WriteFile(r.opts.ResolvConf, []byte("options trust-ad\nnameserver 192.0.2.1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !r.Trusted() {
+		t.Error("the servers of the file are not trusted")
+	}
+	r.opts.Servers = []string{"192.0.2.2:53"}
+	if r.Trusted() {
+		t.Error("another server is trusted")
 	}
 }
 
@@ -150,10 +249,10 @@ func TestServers(t *testing.T) {
 			t.Parallel()
 			bad, good := dnstest.NewServer(t, zone...), dnstest.NewServer(t, zone...)
 			bad.Behave("example.com", tt.what)
-			if got := words(resolver(t, bad).MX(t.Context(), "example.com")); got != tt.alone {
+			if got := located(resolver(t, bad).MX(t.Context(), "example.com")); got != tt.alone {
 				t.Errorf("alone: %s, want %s", got, tt.alone)
 			}
-			if got := words(resolver(t, bad, good).MX(t.Context(), "example.com")); got != tt.beside {
+			if got := located(resolver(t, bad, good).MX(t.Context(), "example.com")); got != tt.beside {
 				t.Errorf("beside a good one: %s, want %s", got, tt.beside)
 			}
 		})
@@ -169,7 +268,7 @@ func TestOldServerWithALongAnswer(t *testing.T) {
 		}
 	}
 	s.Behave("example.com", dnstest.NoEDNS)
-	if mx, err := resolver(t, s).MX(t.Context(), "example.com"); err != nil || len(mx) != 40 {
+	if mx, _, err := resolver(t, s).MX(t.Context(), "example.com"); err != nil || len(mx) != 40 {
 		t.Errorf("%d records, %v", len(mx), err)
 	}
 }
@@ -200,12 +299,12 @@ func TestSilence(t *testing.T) {
 		s.Behave("example.com", what)
 		r := resolver(t, s)
 		r.opts.Timeout = 30 * time.Millisecond
-		if got := words(r.MX(t.Context(), "example.com")); got != "failed" {
+		if got := located(r.MX(t.Context(), "example.com")); got != "failed" {
 			t.Errorf("%s about one domain: %s, want failed", what, got)
 		}
 		r = resolver(t, s, good)
 		r.opts.Timeout = 300 * time.Millisecond
-		if got := words(r.MX(t.Context(), "example.com")); !strings.HasPrefix(got, "[") {
+		if got := located(r.MX(t.Context(), "example.com")); !strings.HasPrefix(got, "[") {
 			t.Errorf("%s, and another server: %s", what, got)
 		}
 	}
@@ -223,7 +322,7 @@ func TestNobodyAnswers(t *testing.T) {
 		defer mu.Unlock()
 		return now
 	}
-	if got := words(r.MX(t.Context(), "example.com")); got != "unanswered" {
+	if got := located(r.MX(t.Context(), "example.com")); got != "unanswered" {
 		t.Fatalf("MX = %s, want unanswered", got)
 	}
 	asked := len(s.Queries())
@@ -231,7 +330,7 @@ func TestNobodyAnswers(t *testing.T) {
 		t.Errorf("%d questions, want two rounds and one whether anything is answered: %q", asked, s.Queries())
 	}
 	for range 3 {
-		if got := words(r.MX(t.Context(), "example.com")); got != "unanswered" {
+		if got := located(r.MX(t.Context(), "example.com")); got != "unanswered" {
 			t.Errorf("MX = %s, want unanswered", got)
 		}
 	}
@@ -243,7 +342,7 @@ func TestNobodyAnswers(t *testing.T) {
 	mu.Unlock()
 	s.Behave("", "")
 	r.opts.Timeout = 5 * time.Second
-	if got := words(r.MX(t.Context(), "example.com")); !strings.HasPrefix(got, "[") {
+	if got := located(r.MX(t.Context(), "example.com")); !strings.HasPrefix(got, "[") {
 		t.Errorf("later: MX = %s", got)
 	}
 }
@@ -256,7 +355,7 @@ func TestNoServerListens(t *testing.T) {
 	addr := c.LocalAddr().String()
 	c.Close()
 	r := New(Options{Servers: []string{addr}})
-	_, err = r.MX(t.Context(), "example.com")
+	_, _, err = r.MX(t.Context(), "example.com")
 	if KindOf(err) != Unanswered || !strings.Contains(err.Error(), "cannot look up example.com (MX): no answer from 127.0.0.1:") {
 		t.Errorf("MX = %v", err)
 	}
@@ -269,7 +368,7 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := r.MX(ctx, "example.com")
+		_, _, err := r.MX(ctx, "example.com")
 		done <- err
 	}()
 	for len(s.Queries()) == 0 {
@@ -280,7 +379,7 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("MX = %v, want the context's error", err)
 	}
 	s.Behave("", "")
-	if got := words(r.MX(t.Context(), "example.com")); !strings.HasPrefix(got, "[") {
+	if got := located(r.MX(t.Context(), "example.com")); !strings.HasPrefix(got, "[") {
 		t.Errorf("the next one is told %s", got)
 	}
 }
@@ -291,10 +390,10 @@ func TestAliasesStepByStep(t *testing.T) {
 		s.Behave(name, dnstest.Stepwise)
 	}
 	r := resolver(t, s)
-	if got := words(r.MX(t.Context(), "a.example")); got != "[{mx1.example.com 1}]" {
+	if got := located(r.MX(t.Context(), "a.example")); got != "[{mx1.example.com 1}]" {
 		t.Errorf("two links: %s", got)
 	}
-	if got := words(r.MX(t.Context(), "round.example")); got != "failed" {
+	if got := located(r.MX(t.Context(), "round.example")); got != "failed" {
 		t.Errorf("a circle: %s", got)
 	}
 	if err := s.Add("l30.example. 60 IN MX 1 mx1.example.com."); err != nil {
@@ -305,7 +404,7 @@ func TestAliasesStepByStep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := words(r.MX(t.Context(), "l0.example")); got != "failed" {
+	if got := located(r.MX(t.Context(), "l0.example")); got != "failed" {
 		t.Errorf("thirty links: %s", got)
 	}
 	if n := len(s.Queries()); n > 40 {
@@ -320,7 +419,7 @@ func TestLargeAnswer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	list, err := resolver(t, s).MX(t.Context(), "large.example")
+	list, _, err := resolver(t, s).MX(t.Context(), "large.example")
 	if err != nil || len(list) != maxRecords {
 		t.Errorf("%d hosts, %v; want the first %d", len(list), err, maxRecords)
 	}
@@ -338,7 +437,7 @@ func TestAnswersAreKept(t *testing.T) {
 	asked := func(domain string) int {
 		t.Helper()
 		before := len(s.Queries())
-		_, _ = r.MX(t.Context(), domain)
+		_, _, _ = r.MX(t.Context(), domain)
 		return len(s.Queries()) - before
 	}
 	for _, tt := range []struct {
@@ -374,7 +473,7 @@ func TestManyAskAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			if got := words(r.MX(t.Context(), "example.com")); !strings.HasPrefix(got, "[") {
+			if got := located(r.MX(t.Context(), "example.com")); !strings.HasPrefix(got, "[") {
 				t.Errorf("MX = %s", got)
 			}
 		})
@@ -426,7 +525,7 @@ func TestRelayAddrs(t *testing.T) {
 			}
 		})
 	}
-	if got := words(r.Addrs(t.Context(), "relay.example")); got != "no name" {
+	if got := located(r.Addrs(t.Context(), "relay.example")); got != "no name" {
 		t.Errorf("Addrs looked into the hosts file: %s", got)
 	}
 }
@@ -444,6 +543,8 @@ func TestResolvConf(t *testing.T) {
 			resolvConf{servers: []string{"192.0.2.1:53"}, timeout: time.Second, attempts: 4, tcp: true}},
 		{"options out of bounds", "options timeout:900 attempts:99 timeout:-1 attempts:x\nnameserver 192.0.2.1\n",
 			resolvConf{servers: []string{"192.0.2.1:53"}, timeout: 30 * time.Second, attempts: 5}},
+		{"servers that are trusted", "options trust-ad edns0\nnameserver 192.0.2.1\n",
+			resolvConf{servers: []string{"192.0.2.1:53"}, timeout: 5 * time.Second, attempts: 2, trustAD: true}},
 		{"the last search list counts", "domain a.example\nsearch B.example c.example.\nnameserver 192.0.2.1\n",
 			resolvConf{servers: []string{"192.0.2.1:53"}, search: []string{"b.example", "c.example"}, timeout: 5 * time.Second, attempts: 2}},
 		{"nonsense", "nameserver mail.example\nnameserver\n\x00\xff\nsearch a\\b\n", resolvConf{servers: local, timeout: 5 * time.Second, attempts: 2}},
@@ -494,7 +595,7 @@ func TestPortsAndIDs(t *testing.T) {
 	}
 	defer c.Close()
 	r := New(Options{Servers: []string{c.LocalAddr().String()}, Timeout: 10 * time.Millisecond, Attempts: 20})
-	_, _ = r.MX(t.Context(), "example.com")
+	_, _, _ = r.MX(t.Context(), "example.com")
 	ids, ports := map[string]bool{}, map[string]bool{}
 	buffer := make([]byte, 512)
 	for range 20 {

@@ -10,12 +10,13 @@ import (
 // FuzzAnswer reads what may come over the network. Whatever it is, what we go on with are names that can be asked for
 // and looked at, in a number that costs little, and an answer that is not to our question changes nothing.
 func FuzzAnswer(f *testing.F) {
-	types := []uint16{dns.TypeMX, dns.TypeA, dns.TypeAAAA, dns.TypeSRV}
+	types := []uint16{dns.TypeMX, dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypeTXT, dns.TypeTLSA}
 	for _, records := range [][]string{
 		{"example.com. 60 IN MX 10 mx.example.com.", "example.com. 60 IN MX 0 ."},
 		{"example.com. 60 IN CNAME b.example.", "b.example. 60 IN A 192.0.2.1", "b.example. 60 IN AAAA 2001:db8::1"},
 		{"example.com. 60 IN CNAME b.example.", "b.example. 60 IN CNAME example.com."},
 		{"example.com. 60 IN SRV 0 0 587 a\\000b.example."},
+		{`example.com. 60 IN TXT "v=STSv1; " "id=1;"`, "example.com. 60 IN TLSA 3 1 1 0102"},
 	} {
 		for i, kind := range types {
 			m := new(dns.Msg)
@@ -47,7 +48,7 @@ func FuzzAnswer(f *testing.F) {
 		if _, other := parse(message, 8, q); len(message) >= 2 && message[0] == 0 && message[1] == 7 && !errors.Is(other, errStranger) {
 			t.Errorf("an answer with another ID counts: %v", other)
 		}
-		if a.ttl < 0 || a.ttl > maxTTL || len(a.mx)+len(a.srv)+len(a.addrs) > maxRecords || len(a.links) > maxLinks {
+		if a.ttl < 0 || a.ttl > maxTTL || a.records() > maxRecords || len(a.links) > maxLinks {
 			t.Errorf("out of bounds: %+v", a)
 		}
 		var names []string

@@ -24,6 +24,14 @@ type Host struct {
 	Name  string // in lower case; the address if there is no name
 	Port  int
 	Addrs []netip.Addr // in the order to try them
+
+	// What follows is known of hosts of a domain.
+	Domains   []string // the domain, and the end of its aliases if it has any
+	Canonical string   // the end of the aliases of Name; "" for an address
+	Secure    bool     // DNSSEC vouches for Name and Addrs
+	// Enforced says that the policy of the domain (MTA-STS) names the host, and wants it proven by TLS. Finders leave that
+	// to others.
+	Enforced bool
 }
 
 // A Finder finds hosts. All fields but Own and Routed must be set.
@@ -51,21 +59,27 @@ func (f *Finder) Domain(ctx context.Context, domain string) ([]Host, error) {
 	if err != nil || name == "" {
 		return nil, final(mail.EnhancedCode{5, 1, 2}, "%q is not a domain", domain)
 	}
-	list, err := f.DNS.MX(ctx, name)
+	list, from, err := f.DNS.MX(ctx, name)
+	name = strings.ToLower(name)
+	like := Host{Port: f.Port, Domains: []string{name}, Secure: from.Secure}
+	if err == nil && from.Name != name {
+		like.Domains = append(like.Domains, from.Name)
+	}
 	switch dns.KindOf(err) {
 	case dns.NoName:
 		return nil, final(mail.EnhancedCode{5, 1, 2}, "the domain %s does not exist", name)
 	case dns.NoRecord:
-		list, err = []dns.MX{{Host: strings.ToLower(name)}}, nil // the implicit MX
-		return f.hosts(ctx, name, list, "%s has neither a mail exchanger (MX) nor an address")
+		like.Secure = true            // if its addresses are
+		list = []dns.MX{{Host: name}} // the implicit MX
+		return f.hosts(ctx, like, list, "%s has neither a mail exchanger (MX) nor an address")
 	}
 	if err != nil {
-		return nil, later(ctx, mail.EnhancedCode{4, 4, 3}, err)
+		return nil, Later(ctx, mail.EnhancedCode{4, 4, 3}, err)
 	}
 	if len(list) == 1 && list[0].Host == "." {
 		return nil, final(mail.EnhancedCode{5, 1, 10}, "%s takes no mail (null MX)", name)
 	}
-	return f.hosts(ctx, name, inOrder(list), "no mail exchanger (MX) of %s has an address")
+	return f.hosts(ctx, like, inOrder(list), "no mail exchanger (MX) of %s has an address")
 }
 
 // inOrder sorts by preference and shuffles what is equally preferred. It drops what cannot be a host, and bounds the list.
@@ -85,9 +99,10 @@ func inOrder(list []dns.MX) []dns.MX {
 	return list
 }
 
-// hosts looks up the addresses of mail exchangers, and leaves out ourselves with all who are no better. none says what it
-// means that nobody is left.
-func (f *Finder) hosts(ctx context.Context, domain string, list []dns.MX, none string) ([]Host, error) {
+// hosts looks up the addresses of mail exchangers, and leaves out ourselves with all who are no better. What all of them
+// have in common they have from like; none says what it means that nobody is left.
+func (f *Finder) hosts(ctx context.Context, like Host, list []dns.MX, none string) ([]Host, error) {
+	domain := like.Domains[0]
 	limit := f.ownName(list)
 	list = list[:min(len(list), maxHosts)]
 	found := f.lookUp(ctx, list)
@@ -106,7 +121,9 @@ func (f *Finder) hosts(ctx context.Context, domain string, list []dns.MX, none s
 		switch {
 		case list[i].Preference >= limit:
 		case l.err == nil:
-			hosts = append(hosts, Host{Name: list[i].Host, Port: f.Port, Addrs: f.reachable(l.addrs)})
+			h := like
+			h.Name, h.Addrs, h.Canonical, h.Secure = list[i].Host, f.reachable(l.addrs), l.from.Name, like.Secure && l.from.Secure
+			hosts = append(hosts, h)
 		case dns.KindOf(l.err) != dns.NoName && dns.KindOf(l.err) != dns.NoRecord:
 			soft = cmp.Or(soft, l.err)
 		}
@@ -115,7 +132,7 @@ func (f *Finder) hosts(ctx context.Context, domain string, list []dns.MX, none s
 	case len(hosts) > 0:
 		return hosts, nil
 	case soft != nil:
-		return nil, later(ctx, mail.EnhancedCode{4, 4, 4}, soft)
+		return nil, Later(ctx, mail.EnhancedCode{4, 4, 4}, soft)
 	case limit <= worst:
 		return nil, loop(domain)
 	}
@@ -143,6 +160,7 @@ func loop(domain string) *mail.Failure {
 // A lookup is what is known of the addresses of a host.
 type lookup struct {
 	addrs []netip.Addr
+	from  dns.Origin
 	err   error
 }
 
@@ -151,7 +169,7 @@ func (f *Finder) lookUp(ctx context.Context, list []dns.MX) []lookup {
 	found := make([]lookup, len(list))
 	var wg sync.WaitGroup
 	for i, m := range list {
-		wg.Go(func() { found[i].addrs, found[i].err = f.DNS.Addrs(ctx, m.Host) })
+		wg.Go(func() { found[i].addrs, found[i].from, found[i].err = f.DNS.Addrs(ctx, m.Host) })
 	}
 	wg.Wait()
 	return found
@@ -264,7 +282,7 @@ func (f *Finder) Relay(ctx context.Context, name string, port int) (Host, error)
 	case kind == dns.NoName || kind == dns.NoRecord:
 		return host, &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 4}, "cannot find %s: no such host", name)}
 	}
-	failed := later(ctx, mail.EnhancedCode{4, 4, 3}, err)
+	failed := Later(ctx, mail.EnhancedCode{4, 4, 3}, err)
 	failed.Scope = mail.OfUs
 	return host, failed
 }
@@ -279,7 +297,7 @@ func (f *Finder) Service(ctx context.Context, service, domain string) ([]Host, e
 	}
 	list, err := f.DNS.SRV(ctx, "_"+service+"._tcp."+name)
 	if kind := dns.KindOf(err); err != nil && kind != dns.NoName && kind != dns.NoRecord {
-		failed := later(ctx, mail.EnhancedCode{4, 4, 3}, err)
+		failed := Later(ctx, mail.EnhancedCode{4, 4, 3}, err)
 		failed.Scope = mail.OfUs
 		return nil, failed
 	}
@@ -321,8 +339,8 @@ func final(code mail.EnhancedCode, format string, args ...any) *mail.Failure {
 	}}
 }
 
-// later returns the failure for what could not be found out: the domain's, or our own if no name server answers.
-func later(ctx context.Context, code mail.EnhancedCode, err error) *mail.Failure {
+// Later returns the failure for what could not be found out: the domain's, or our own if no name server answers.
+func Later(ctx context.Context, code mail.EnhancedCode, err error) *mail.Failure {
 	scope := mail.OfHost
 	if dns.KindOf(err) == dns.Unanswered || ctx.Err() != nil {
 		scope = mail.OfUs

@@ -5,6 +5,7 @@ package dnstest
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 
@@ -26,6 +27,7 @@ const (
 	Stepwise  = "stepwise"       // no records at the end of an alias: they must be asked for
 	Lame      = "lame"           // a referral, as from a server that has nothing to do with the name
 	CutShort  = "cut short"      // an answer that ends in the middle
+	Unsigned  = "unsigned"       // nobody vouches for the answer, whatever Sign said
 )
 
 // A TB is the part of testing.TB that NewServer needs.
@@ -42,6 +44,7 @@ type Server struct {
 	mu        sync.Mutex
 	records   []dns.RR
 	behaviour map[string]string
+	signed    []string // names with the dot of the root
 	queries   []string
 }
 
@@ -116,6 +119,15 @@ func (s *Server) Replace(records ...string) error {
 	return s.Add(records...)
 }
 
+// Sign makes the server say of what is at these names, and below them, that DNSSEC vouches for it, to whoever asks for that.
+func (s *Server) Sign(names ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range names {
+		s.signed = append(s.signed, dns.Fqdn(name))
+	}
+}
+
 // Behave makes the server do one of the constants above when it is asked about a name: "mx1.example", for any type, or
 // "MX example" for one; "" is for all names that are not mentioned. With "" for what to do it answers again.
 func (s *Server) Behave(question, what string) {
@@ -171,6 +183,8 @@ func misbehave(w dns.ResponseWriter, m, reply *dns.Msg, what string) {
 			w.Close()
 			return
 		}
+	case Unsigned:
+		reply.AuthenticatedData = false
 	case NoEDNS:
 		if m.IsEdns0() != nil {
 			reply = new(dns.Msg).SetRcode(m, dns.RcodeFormatError)
@@ -226,7 +240,9 @@ func (s *Server) answer(m *dns.Msg, stepwise bool) *dns.Msg {
 		reply.SetEdns0(opt.UDPSize(), false)
 	}
 	name, kind := m.Question[0].Name, m.Question[0].Qtype
+	reply.AuthenticatedData = m.AuthenticatedData
 	for range 20 {
+		reply.AuthenticatedData = reply.AuthenticatedData && s.isSigned(name)
 		found, alias := s.at(name, kind)
 		reply.Answer = append(reply.Answer, found...)
 		if alias == "" {
@@ -261,6 +277,10 @@ func (s *Server) at(name string, kind uint16) (found []dns.RR, alias string) {
 		}
 	}
 	return found, ""
+}
+
+func (s *Server) isSigned(name string) bool {
+	return slices.ContainsFunc(s.signed, func(zone string) bool { return dns.IsSubDomain(zone, name) })
 }
 
 // exists reports whether there is anything at a name or below it.
