@@ -14,8 +14,9 @@ const module = "github.com/postrider/postrider"
 var layers = [][]string{
 	{"internal/mail"},
 	{"deliver/recode", "deliver/idn", "deliver/users", "deliver/dns", "internal/login"},
+	{"deliver/dane", "deliver/sts"},
 	{"spool/drop", "deliver/smtp", "deliver/mx", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
-	{"spool", "internal/submit"},
+	{"spool", "internal/submit", "deliver/tlspolicy"},
 	{"deliver", "internal/smtpd", "internal/submitd"},
 	{"deliver/failover"},
 	{"internal/config"},
@@ -183,6 +184,20 @@ func TestSendmailLinksLittle(t *testing.T) {
 		}
 		if path != module+"/cmd/sendmail" && !slices.Contains(sendmailLinks, path) {
 			t.Errorf("cmd/sendmail now links %s", path)
+		}
+	}
+}
+
+// TestOneClientOfTheWeb keeps the web out of what has no use for it.
+func TestOneClientOfTheWeb(t *testing.T) {
+	for _, p := range list(t) {
+		if slices.Contains(p.imports, "net/http") && p.path != "deliver/sts" {
+			t.Errorf("%s imports net/http", p.path)
+		}
+	}
+	for _, program := range []string{"./cmd/sendmail", "./cmd/mailq"} {
+		if slices.Contains(goList(t, "-deps", program), "net/http") {
+			t.Errorf("%s links net/http", program)
 		}
 	}
 }
