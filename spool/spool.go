@@ -8,6 +8,7 @@
 //	queue/ID.journal recipients of that message that are final, while others are not
 //	index.db         bbolt: who is due when, attempts, last results. Disposable: it is rebuilt from the files
 //	state.db         bbolt: what no file can rebuild, such as how much of a rate was used. Made when it is needed
+//	mta-sts.NAME     what domains want of TLS: see deliver/sts
 //	bad/             what could not be read, set aside and logged
 //	lock             held (flock) by the running pass
 //	gate             held (flock) for a turn at the index: milliseconds, never across the network

@@ -126,7 +126,24 @@ func (r *report) names() {
 	if len(r.cfg.Resolvers) > 0 {
 		r.printf("%-15s%s\n", "name servers", strings.Join(r.cfg.Resolvers, ", "))
 	}
+	if words := r.dnssec(); words != "" {
+		r.printf("%-15s%s\n", "DNSSEC", words)
+	}
 	r.listening()
+}
+
+// dnssec says whether mail exchangers can be proven by DANE; "" if that is of no use.
+func (r *report) dnssec() string {
+	for _, t := range r.cfg.Transports {
+		switch {
+		case t.Scheme != "mx" || t.TLS == config.TLSNone:
+		case newResolver(r.cfg).Trusted():
+			return "as the name server on this host has it, or one that is trusted; DANE counts"
+		default:
+			return "no name server that is asked is on this host, or trusted (trust-ad): DANE does not count"
+		}
+	}
+	return ""
 }
 
 // listening says where a daemon takes mail by SMTP, if anywhere.
@@ -303,6 +320,8 @@ func tlsWords(t config.Transport) string {
 		return "TLS with a verified certificate"
 	case t.TLS == config.TLSNone:
 		return "in clear"
+	case t.Scheme == "mx":
+		return "TLS if offered, or as the domain wants it (MTA-STS, DANE)"
 	case t.Scheme == "submissions", t.User != "": // a login needs TLS
 		return "TLS with any certificate"
 	default:

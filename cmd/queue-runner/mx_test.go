@@ -167,7 +167,7 @@ func TestNobodyVouchesForMX(t *testing.T) {
 	w := newWorld(t, strings.Replace(overMX(dns, port), "[[route]]", fmt.Sprintf("ca_file = %q\n[[route]]", ca), 1))
 	w.submitWith(func(env *mail.Envelope) { env.TLS = mail.TLSRequired }, "ann@a.example")
 	w.pass()
-	w.wantLog("tls=TLS1.3/verified", "dsn=5.7.30, status=bounced (the sender requires TLS, and nobody vouches for good.a.example being the right host)")
+	w.wantLog("tls=TLS1.3/verified", "dsn=5.7.30, status=bounced (the sender requires TLS, and nobody vouches for good.a.example being the right host (DANE, MTA-STS))")
 	// But that much the sender hears, with no more of his message than the header.
 	if got := servers[0].Messages(); len(got) != 1 || got[0].Sender != "" || strings.Contains(string(got[0].Content), ".hello") {
 		t.Errorf("%d messages arrived", len(got))
@@ -179,10 +179,10 @@ func TestExplainMX(t *testing.T) {
 	w := newWorld(t, overMX(dns, 2525))
 	cmd := w.command("route", "--sender", "ann@example.org", "bob@a.example", "bob@null.example")
 	out, _ := cmd.Output()
-	want := `bob@a.example: smtp to the hosts that DNS names for the domain (MX) at port 2525, TLS if offered, at most 5 sessions for each domain (mx)
+	want := `bob@a.example: smtp to the hosts that DNS names for the domain (MX) at port 2525, TLS if offered, or as the domain wants it (MTA-STS, DANE), at most 5 sessions for each domain (mx)
   dead.a.example [127.0.0.9]
   good.a.example [127.0.0.2]
-bob@null.example: smtp to the hosts that DNS names for the domain (MX) at port 2525, TLS if offered, at most 5 sessions for each domain (mx)
+bob@null.example: smtp to the hosts that DNS names for the domain (MX) at port 2525, TLS if offered, or as the domain wants it (MTA-STS, DANE), at most 5 sessions for each domain (mx)
   null.example takes no mail (null MX)
 `
 	if string(out) != want || cmd.ProcessState.ExitCode() != exitNoUser {

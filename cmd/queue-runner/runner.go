@@ -35,7 +35,7 @@ func newRunner(cfg *config.Config, s *steward, logf func(format string, args ...
 	table := routeTable(cfg)
 	names := newLookup(cfg, logf)
 	local := dispatcher{cfg, names}
-	transports, err := openTransports(local, s, trace)
+	transports, err := openTransports(local, s, logf, trace)
 	if err != nil {
 		return nil, err
 	}

@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/postrider/postrider/deliver"
 	"github.com/postrider/postrider/deliver/dns"
@@ -19,6 +21,8 @@ import (
 	"github.com/postrider/postrider/deliver/mx"
 	"github.com/postrider/postrider/deliver/route"
 	"github.com/postrider/postrider/deliver/smtp"
+	"github.com/postrider/postrider/deliver/sts"
+	"github.com/postrider/postrider/deliver/tlspolicy"
 	"github.com/postrider/postrider/deliver/users"
 	"github.com/postrider/postrider/internal/config"
 )
@@ -43,13 +47,14 @@ var schemes = map[string]func(o outfit, t config.Transport) deliver.Transport{
 type outfit struct {
 	cfg   *config.Config
 	dns   *dns.Resolver
+	logf  func(format string, args ...any)
 	trace func(relay, line string) // told dialogues as they happen, unless nil
 }
 
 // openTransports returns the transports by name. trace, unless nil, is told their dialogues as they happen. What is done as
 // somebody is done by the steward, if there is one.
-func openTransports(d dispatcher, s *steward, trace func(relay, line string)) (map[string]deliver.Transport, error) {
-	o := outfit{d.cfg, newResolver(d.cfg), trace}
+func openTransports(d dispatcher, s *steward, logf func(format string, args ...any), trace func(relay, line string)) (map[string]deliver.Transport, error) {
+	o := outfit{d.cfg, newResolver(d.cfg), logf, trace}
 	list := map[string]deliver.Transport{}
 	for name, t := range d.cfg.Transports {
 		if t.RunAs != "" || t.ForUsers() {
@@ -81,7 +86,7 @@ var tlsModes = map[string]smtp.TLSMode{
 
 // relay is a server of our choice that mail is handed to, or several that stand in for each other.
 func (o outfit) relay(t config.Transport) deliver.Transport {
-	open := o.smtp(t)
+	open := o.smtp(t, nil)
 	if t.Scheme == "lmtp+unix" {
 		return transportFunc(func(ctx context.Context) (deliver.Session, error) { return open(ctx, mx.Host{Name: t.Path}) })
 	}
@@ -130,9 +135,53 @@ func (o outfit) relays(ctx context.Context, t config.Transport) (hosts []mx.Host
 	return hosts, err
 }
 
-// mx is the hosts that take mail for each domain.
+// mx is the hosts that take mail for each domain, with as much TLS as the domain wants.
 func (o outfit) mx(t config.Transport) deliver.Transport {
-	return &failover.Transport{Find: finder(o.cfg, o.dns, t).Domain, Dial: o.smtp(t), Strangers: true}
+	find := finder(o.cfg, o.dns, t).Domain
+	if t.TLS == config.TLSNone {
+		return &failover.Transport{Find: find, Dial: o.smtp(t, nil), Strangers: true}
+	}
+	p := o.policies(t)
+	return &failover.Transport{Find: p.Over(find), Dial: o.smtp(t, p.Bind), Strangers: true}
+}
+
+// policies returns what finds out how much TLS domains want.
+func (o outfit) policies(t config.Transport) *tlspolicy.Policies {
+	roots, dial := &authorities{file: t.CAFile}, o.web(t)
+	fetch := func(ctx context.Context, domain string) (string, error) {
+		pool, err := roots.pool()
+		if err != nil {
+			return "", err
+		}
+		return sts.Fetch(ctx, domain, pool, dial)
+	}
+	file := filepath.Join(o.cfg.Spool, "mta-sts."+t.Name)
+	return &tlspolicy.Policies{DNS: o.dns, STS: &sts.Cache{TXT: o.dns.TXT, Fetch: fetch, Now: time.Now, Logf: o.logf, File: file}}
+}
+
+// webTimeout is for how long one address of a web server is tried.
+const webTimeout = 20 * time.Second
+
+// web returns what connects to web servers: through the proxy of a transport, which then looks up their names, or by
+// addresses from our name servers.
+func (o outfit) web(t config.Transport) func(ctx context.Context, network, address string) (net.Conn, error) {
+	if p := proxy(t.Socks); p != nil {
+		return func(ctx context.Context, _, address string) (net.Conn, error) { return p.Dial(ctx, address) }
+	}
+	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		addrs, _, err := o.dns.Addrs(ctx, host)
+		dialer := &net.Dialer{Timeout: webTimeout}
+		for _, addr := range addrs {
+			if conn, err = dialer.DialContext(ctx, network, net.JoinHostPort(addr.String(), port)); err == nil {
+				return conn, nil
+			}
+		}
+		return nil, err
+	}
 }
 
 // finder returns what finds the hosts of a transport.
@@ -144,8 +193,8 @@ func finder(cfg *config.Config, resolver *dns.Resolver, t config.Transport) *mx.
 	return f
 }
 
-// smtp returns what opens a session by SMTP with a host as a transport wants it.
-func (o outfit) smtp(t config.Transport) func(ctx context.Context, h mx.Host) (deliver.Session, error) {
+// smtp returns what opens a session by SMTP with a host as a transport wants it, and as bind wants it besides, unless nil.
+func (o outfit) smtp(t config.Transport, bind func(context.Context, mx.Host, *smtp.Server) error) func(ctx context.Context, h mx.Host) (deliver.Session, error) {
 	s := smtp.Server{
 		TLS: tlsModes[t.TLS], ImplicitTLS: t.Scheme == "submissions", Hello: o.cfg.Hostname, User: t.User,
 		// Read for each login: a password that was changed is used at once.
@@ -155,7 +204,7 @@ func (o outfit) smtp(t config.Transport) func(ctx context.Context, h mx.Host) (d
 		Tickets:  tls.NewLRUClientSessionCache(ticketsKept),
 		LMTP:     t.Scheme == "lmtp" || t.Scheme == "lmtp+unix",
 		Unix:     t.Scheme == "lmtp+unix",
-		Found:    t.Scheme == "mx", // DNS says so, and nobody signs it
+		Found:    t.Scheme == "mx",
 	}
 	roots := &authorities{file: t.CAFile}
 	return func(ctx context.Context, h mx.Host) (deliver.Session, error) {
@@ -167,6 +216,11 @@ func (o outfit) smtp(t config.Transport) func(ctx context.Context, h mx.Host) (d
 		var err error
 		if with.RootCAs, err = roots.pool(); err != nil {
 			return nil, err
+		}
+		if bind != nil {
+			if err := bind(ctx, h, &with); err != nil {
+				return nil, err
+			}
 		}
 		session, err := smtp.Open(ctx, &with)
 		if err != nil {

@@ -70,7 +70,9 @@ func (t *Transport) open(ctx context.Context, hosts []mx.Host) (deliver.Session,
 			if tries++; tries > maxTries {
 				return nil, told
 			}
-			inner, failed := t.dial(ctx, mx.Host{Name: h.Name, Port: h.Port, Addrs: []netip.Addr{addr}})
+			at := h
+			at.Addrs = []netip.Addr{addr}
+			inner, failed := t.dial(ctx, at)
 			if failed == nil {
 				return t.session(inner, h, addr, hosts[i+1:]), nil
 			}

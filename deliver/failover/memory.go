@@ -50,6 +50,9 @@ type acquaintance struct {
 	until    time.Time // with failures: it is left alone
 }
 
+// security is the subject of status codes about that (RFC 3463 section 3.8).
+const security = 7
+
 // begin returns nil if a session may be tried: then end must be called. Otherwise it returns why not.
 func (m *memory) begin(ctx context.Context, at place, now func() time.Time) *mail.Failure {
 	for {
@@ -111,7 +114,7 @@ func (m *memory) meet(at place, now time.Time) *acquaintance {
 }
 
 // end says what became of a try. A host that answered is none to be left alone, whatever it said; nor does trouble of ours
-// say anything of it.
+// say anything of it, nor that it is not safe enough for the one who was to be served (x.7.z): others may want less.
 func (m *memory) end(at place, failed *mail.Failure, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -126,7 +129,7 @@ func (m *memory) end(at place, failed *mail.Failure, now time.Time) {
 	switch {
 	case failed == nil:
 		a.serves, a.failures, a.last = true, 0, nil
-	case !failed.Remote && failed.Scope == mail.OfHost:
+	case !failed.Remote && failed.Scope == mail.OfHost && failed.Reply.Enhanced[1] != security:
 		a.serves = false
 		a.leaveAlone(failed, now)
 	case !a.serves && a.failures == 0:

@@ -134,7 +134,7 @@ func (s *session) answered(ctx context.Context, a mail.Attempt, results []mail.R
 // soften defers what a host refuses at the first attempt as a matter of policy. If it has addresses of both families the
 // next attempt is made at the other one, from an address of ours that it may think better of.
 func (s *session) soften(a mail.Attempt, r *mail.Result) {
-	if s.both && a.Attempts == 1 && r.Action == mail.Failed && r.Remote && r.Scope == mail.OfMessage && r.Reply.Enhanced[1] == 7 {
+	if s.both && a.Attempts == 1 && r.Action == mail.Failed && r.Remote && r.Scope == mail.OfMessage && r.Reply.Enhanced[1] == security {
 		r.Action = mail.Delayed
 	}
 }

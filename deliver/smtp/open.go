@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -300,6 +301,9 @@ func (o *opening) startTLS() *mail.Result {
 	}
 	if !positive(reply) {
 		o.tlsFailed = !closing(reply)
+		if reply.Enhanced == (mail.EnhancedCode{}) {
+			reply.Enhanced = mail.EnhancedCode{4, 7, 4}
+		}
 		return o.refused(reply)
 	}
 	// Who can put words before the handshake would have us take them for the server's after it (CVE-2011-0411). No
@@ -315,10 +319,11 @@ func (o *opening) startTLS() *mail.Result {
 
 func (o *opening) handshake() *mail.Result {
 	config := &tls.Config{
-		ServerName: strings.Trim(o.server.Host, "[]"), RootCAs: o.server.RootCAs, MinVersion: tls.VersionTLS12,
-		// Encryption to whoever answers is better than none (RFC 7435); the certificate is then looked at below.
-		InsecureSkipVerify: o.mode != TLSVerify,
-		ClientSessionCache: o.server.Tickets,
+		ServerName: cmp.Or(o.server.ServerName, o.name()), MinVersion: tls.VersionTLS12, ClientSessionCache: o.server.Tickets,
+		// Encryption to whoever answers is better than none (RFC 7435): what a certificate has to prove is for judge to say,
+		// also when a session is resumed.
+		InsecureSkipVerify: true,
+		VerifyConnection:   o.judge,
 	}
 	client := tls.Client(o.conn.raw, config)
 	err := o.conn.raw.SetDeadline(time.Now().Add(o.server.Timeouts.TLS))
@@ -332,12 +337,14 @@ func (o *opening) handshake() *mail.Result {
 		return o.handshakeFailed(err)
 	}
 	state := client.ConnectionState()
-	o.verified = o.mode == TLSVerify || vouched(state, config) == nil
 	o.tls = strings.ReplaceAll(tls.VersionName(state.Version), " ", "")
 	if o.verified {
 		o.tls += " verified"
 	} else {
 		o.tls += " unverified"
+	}
+	if o.server.Vouched != "" {
+		o.tls += " " + o.server.Vouched
 	}
 	o.conn.rw = client
 	note := o.tls
@@ -359,11 +366,32 @@ func (o *opening) handshakeFailed(err error) *mail.Result {
 	return o.delayed(mail.OfHost, mail.EnhancedCode{4, 7, 5}, "cannot start TLS with %s: %s", o.server.Host, why(err))
 }
 
-// vouched checks a certificate as the handshake would have done.
-func vouched(state tls.ConnectionState, config *tls.Config) error {
-	options := x509.VerifyOptions{
-		DNSName: config.ServerName, Roots: config.RootCAs, Intermediates: x509.NewCertPool(),
+// judge looks at the certificate of the server, and refuses one that does not prove what it has to.
+func (o *opening) judge(state tls.ConnectionState) error {
+	err := vouched(state, o.name(), o.server.RootCAs)
+	o.verified = err == nil
+	if o.mode < TLSVerify {
+		err = nil
 	}
+	if check := o.server.VerifyPeer; check != nil && err == nil && o.mode > TLSMay {
+		err = check(state)
+		o.verified = err == nil
+	}
+	if err != nil {
+		return &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
+	}
+	return nil
+}
+
+// name returns the name that a certificate has to be for.
+func (o *opening) name() string { return strings.Trim(o.server.Host, "[]") }
+
+// vouched reports whether roots vouch for the certificate being that of a host.
+func vouched(state tls.ConnectionState, host string, roots *x509.CertPool) error {
+	if len(state.PeerCertificates) == 0 {
+		return errors.New("there is none")
+	}
+	options := x509.VerifyOptions{DNSName: host, Roots: roots, Intermediates: x509.NewCertPool()}
 	for _, cert := range state.PeerCertificates[1:] {
 		options.Intermediates.AddCert(cert)
 	}

@@ -29,12 +29,17 @@ type Server struct {
 	LMTP bool // it puts mail into mailboxes, and answers for each recipient (RFC 2033)
 	Unix bool // Host is the path of a unix socket; there are no addresses, and no wire that TLS could protect
 
-	// Found says that Host was looked up with nothing to prove it, so that its certificate proves little.
-	Found bool
+	// Found says that Host is a name from DNS, where anybody could have answered, so that a certificate for it proves little,
+	// unless somebody vouches for it: Vouched says who, in the words of the log, such as "dane".
+	Found   bool
+	Vouched string
 
 	TLS         TLSMode
 	ImplicitTLS bool           // TLS from the first octet (RFC 8314 section 3.3), whatever TLS says of verification
 	RootCAs     *x509.CertPool // nil means the system's
+	ServerName  string         // to ask for by TLS (SNI); "" means Host
+	// VerifyPeer, if set, has to take the certificate as well, unless any will do (TLSMay).
+	VerifyPeer func(tls.ConnectionState) error
 	// Tickets are those that servers gave us to resume TLS with (RFC 8446 section 2.2); nil means that none is kept. It
 	// is for servers with the same RootCAs only.
 	Tickets tls.ClientSessionCache
@@ -62,9 +67,10 @@ type Server struct {
 type TLSMode uint8
 
 const (
-	TLSNone   TLSMode = iota // not even when it is offered
-	TLSMay                   // when it is offered, with any certificate; in clear if the handshake fails
-	TLSVerify                // always, with a certificate for Host that RootCAs vouch for
+	TLSNone    TLSMode = iota // not even when it is offered
+	TLSMay                    // when it is offered, with any certificate; in clear if the handshake fails
+	TLSEncrypt                // always, with any certificate that VerifyPeer takes
+	TLSVerify                 // always, with a certificate for Host that RootCAs vouch for
 )
 
 // Timeouts says how long each step may take: one read, write or reply, which may have many lines. Zero values mean the

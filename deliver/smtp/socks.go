@@ -30,6 +30,11 @@ type proxyError struct {
 
 func (e *proxyError) Error() string { return e.text }
 
+// Dial connects to "mta-sts.example.com:443" through the proxy.
+func (p *Proxy) Dial(ctx context.Context, address string) (net.Conn, error) {
+	return p.dial(ctx, new(net.Dialer).DialContext, address)
+}
+
 // dial has the proxy connect to a host, by name or by address. The error is a *proxyError.
 func (p *Proxy) dial(ctx context.Context, forward dialFunc, address string) (net.Conn, error) {
 	var login *proxy.Auth

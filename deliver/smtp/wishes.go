@@ -24,12 +24,12 @@ func (d *delivery) unprotected() *mail.Result {
 	}
 	var r mail.Result
 	switch {
+	case d.server.Found && d.server.Vouched == "":
+		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 7, 30}, "the sender requires TLS, and nobody vouches for %s being the right host (DANE, MTA-STS)", d.server.Host)
 	case d.tls == "":
 		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 7, 10}, "the sender requires TLS, and there is none to %s", d.server.Host)
 	case !d.verified:
 		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 7, 30}, "the sender requires TLS, and nobody vouches for the certificate of %s", d.server.Host)
-	case d.server.Found:
-		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 7, 30}, "the sender requires TLS, and nobody vouches for %s being the right host", d.server.Host)
 	case !d.ext.requireTLS:
 		r = d.fail(mail.OfMessage, mail.EnhancedCode{5, 7, 30}, "the sender requires TLS, and %s does not promise it for the rest of the way (REQUIRETLS)", d.server.Host)
 	default:

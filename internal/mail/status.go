@@ -91,7 +91,7 @@ type Result struct {
 	Scope  Scope  // of a failure
 	Relay  string // who said so, as "mx.example.net[192.0.2.1]:25", "mx.example.net:25" behind a proxy, or "maildir:/path"; "" before anybody was reached
 	Remote bool   // Reply came over the wire from Relay: a Diagnostic-Code of type smtp
-	TLS    string // "TLS1.3 verified", "TLS1.3 unverified"; "" in clear
+	TLS    string // "TLS1.3 unverified", "TLS1.3 verified", or "TLS1.3 verified dane", with what vouches for the host; "" in clear
 
 	// Notifies says that the sender will hear of success from whoever has the message now, if he wants to (RFC 3461
 	// section 5.2.1).

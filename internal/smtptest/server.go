@@ -269,6 +269,9 @@ func (s *Server) Port() int { return s.listener.Addr().(*net.TCPAddr).Port }
 // CertPool returns the authority that signed the server's certificate, unless Certificate says that nobody knows it.
 func (s *Server) CertPool() *x509.CertPool { return s.pool }
 
+// TLS returns what the server answers handshakes with; nil if it has no certificate.
+func (s *Server) TLS() *tls.Config { return s.tls }
+
 // CertPEM returns the same authority as a file would have it.
 func (s *Server) CertPEM() []byte { return slices.Clone(s.pem) }
 
