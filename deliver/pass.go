@@ -37,8 +37,10 @@ type pass struct {
 	soft     context.Context // done when nothing more is to be begun
 	calm     func()          // makes it so
 	stopping bool
+	began    time.Time
 	usedUp   []spool.HopState       // next hops whose rate is, not yet written
 	waiters  map[string][]string    // next hops that wait for a rate, by its name
+	again    map[string]time.Time   // by name of a short rate: when it allows more, or has done so
 	overdue  map[string]mail.Result // next hops whose old mail is to be given up, and why
 	unsaved  []spool.Settlement     // results that could be kept neither in the index nor in a journal
 	more     bool                   // not all that was submitted has been taken in
@@ -69,6 +71,7 @@ func newPass(s *spool.Spool, o Options) *pass {
 		clerk: clerk{&o, s, o.Retry}, events: make(chan event, maxGroup),
 		hops: map[string]*hopWork{}, line: newLine(), retried: map[mail.ID]int{}, overdue: map[string]mail.Result{},
 		waiters: map[string][]string{},
+		began:   o.Now(), again: map[string]time.Time{},
 	}
 }
 
@@ -142,7 +145,7 @@ func (p *pass) over(next time.Time) bool {
 	if p.sessions > 0 {
 		return false
 	}
-	return p.stopping || p.Stay == 0 && !p.more && !p.busySoon() && len(p.overdue) == 0 && !p.dueNow(next) && !p.line.stale
+	return p.stopping || p.Stay == 0 && !p.more && !p.busySoon() && len(p.overdue) == 0 && !p.dueNow(next) && !p.line.stale && !p.rateSoon(next)
 }
 
 // drain waits for the sessions to end after an error of the spool. What servers have said by now is written where the

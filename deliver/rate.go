@@ -17,10 +17,37 @@ const maxWaiters = 1000
 func (p *pass) waitForRate(hop string, r Route, again time.Time) {
 	why := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 5}, "no more than %s: that is its rate", RateWords(r.Rate))
 	p.line.stale = true
+	// The spool's times are no finer, and must not be sooner.
+	again = again.Truncate(time.Microsecond).Add(time.Microsecond)
+	if r.Rate.Per <= shortRate {
+		p.again[r.RateName] = again
+	}
 	p.usedUp = append(p.usedUp, spool.HopState{Hop: hop, Until: again, Last: why, Full: true})
 	if list := p.waiters[r.RateName]; len(list) < maxWaiters && !slices.Contains(list, hop) {
 		p.waiters[r.RateName] = append(list, hop)
 	}
+}
+
+// Bounds for waiting until a rate allows more, in a pass that does not stay. A timer makes one in some minutes: of a rate by
+// the second or by the minute, it would let most go unused. One that goes on for longer would miss too much of what only
+// the next one sees, such as a change of the configuration.
+const (
+	shortRate    = time.Minute
+	ratePatience = time.Hour
+)
+
+// rateSoon reports whether the pass waits for a rate to allow more; next is when something is due again.
+func (p *pass) rateSoon(next time.Time) bool {
+	now := p.Now()
+	if next.IsZero() || now.Sub(p.began) >= ratePatience {
+		return false
+	}
+	for _, again := range p.again {
+		if again.After(now) {
+			return true
+		}
+	}
+	return false
 }
 
 // settleRates writes which next hops wait for their rate. Very many may share one: they share the commit, too.

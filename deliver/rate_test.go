@@ -159,6 +159,61 @@ func TestManyNextHopsShareARate(t *testing.T) {
 	w.want("waiting", told, n-1)
 }
 
+// A pass that ends when it is done waits for rates by the second and by the minute, each as long as it takes, and not for
+// those by the hour.
+func TestPassWaitsForShortRates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.live = true
+		rates := map[string]spool.Rate{
+			"second.example": {Count: 2, Per: time.Second}, "minute.example": {Count: 5, Per: time.Minute}, "hour.example": {Count: 4, Per: time.Hour},
+		}
+		resolve := w.opts.Resolve
+		w.opts.Resolve = func(hop string) (deliver.Route, error) {
+			r, err := resolve(hop)
+			r.Rate, r.RateName = rates[hop], hop
+			return r, err
+		}
+		for name := range rates {
+			w.servers[name] = &server{}
+			for range 11 {
+				w.submit("ann@example.org", "bob@"+name)
+			}
+		}
+		start := time.Now()
+		w.pass()
+		w.want("by the second", w.servers["second.example"].taken(), 11)
+		w.want("by the minute", w.servers["minute.example"].taken(), 11)
+		w.want("by the hour", w.servers["hour.example"].taken(), 4)
+		if took := time.Since(start); took < 2*time.Minute || took > 130*time.Second {
+			t.Errorf("that took %v", took)
+		}
+	})
+}
+
+// It does not wait for more than an hour.
+func TestPassDoesNotWaitForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.live = true
+		w.rate = spool.Rate{Count: 1, Per: time.Minute}
+		s := &server{}
+		w.servers["a.example"] = s
+		w.submitMany(100, "bob@a.example")
+		start := time.Now()
+		w.pass()
+		if took := time.Since(start); took < 59*time.Minute || took > 62*time.Minute {
+			t.Errorf("the pass took %v", took)
+		}
+		if n := s.taken(); n < 55 || n > 61 {
+			t.Errorf("%d handed over in an hour", n)
+		}
+		time.Sleep(5 * time.Minute)
+		w.pass()
+		w.want("in two, with a timer", s.taken(), 100)
+	})
+}
+
 // A transport may have a schedule of its own.
 func TestScheduleOfATransport(t *testing.T) {
 	w := newWorld(t)
