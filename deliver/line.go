@@ -235,13 +235,17 @@ func (p *pass) claim(workers ...*worker) ([][]spool.Claim, error) {
 	for i, worker := range workers {
 		w := worker.work
 		w.more = false
-		most, err := p.most(worker.hop, w, now)
+		want := spool.Wanted{Hop: worker.hop, Most: spool.Most{Messages: w.size()}}
+		want.Again = func(id mail.ID, attempts int) time.Time { return w.retry.Next(id, now, attempts) }
+		if p.line.waiting > 0 {
+			want.Messages = min(want.Messages, turn)
+		}
+		ok, err := p.reserve(w.route, &want, now)
 		if err != nil {
 			return all, err
 		}
-		if most.Messages > 0 {
-			again := func(id mail.ID, attempts int) time.Time { return w.retry.Next(id, now, attempts) }
-			wanted, of = append(wanted, spool.Wanted{Hop: worker.hop, Most: most, Again: again}), append(of, i)
+		if ok {
+			wanted, of = append(wanted, want), append(of, i)
 		}
 	}
 	if len(wanted) == 0 {
@@ -257,29 +261,9 @@ func (p *pass) claim(workers ...*worker) ([][]spool.Claim, error) {
 		w.more = len(claims) > 0
 		w.busy += len(claims)
 		w.given += len(claims)
-		if err := p.spend(w.route, recipients(claims)); err != nil {
-			return all, err
-		}
+		p.giveBackRate(w.route, wanted[n].Recipients-recipients(claims))
 	}
 	return all, nil
-}
-
-// most returns how much a worker may have; nothing if the rate of his next hop is used up.
-func (p *pass) most(hop string, w *hopWork, now time.Time) (most spool.Most, err error) {
-	most.Messages = w.size()
-	if p.line.waiting > 0 {
-		most.Messages = min(most.Messages, turn)
-	}
-	if w.route.Rate.Count == 0 {
-		return most, nil
-	}
-	allowed, again, err := p.spool.Allowance(w.route.RateName, w.route.Rate, now)
-	if err == nil && allowed == 0 {
-		p.waitForRate(hop, w.route, again)
-		return spool.Most{}, nil
-	}
-	most.Recipients = allowed
-	return most, err
 }
 
 func recipients(claims []spool.Claim) (n int) {

@@ -357,7 +357,7 @@ func (p *pass) tryAgain(st *spool.Settlement) {
 
 // account does what follows a commit: log lines, new claims, the number of workers.
 func (p *pass) account(group []event) error {
-	errs := []error{p.giveBackRate(group)}
+	errs := []error{p.relieve(group)}
 	for _, e := range group {
 		for _, line := range e.lines {
 			p.Logf("%s", line)

@@ -12,20 +12,58 @@ import (
 // maxWaiters is how many next hops are remembered that wait for a rate. More than that wait until it is time.
 const maxWaiters = 1000
 
+// reserve has a claim take no more than a rate allows, and counts it beforehand: then what cannot be counted, because the
+// disk is full, say, is not handed over either, and costs no attempt. It reports whether there is anything to claim.
+func (p *pass) reserve(r Route, want *spool.Wanted, now time.Time) (ok bool, err error) {
+	if r.Rate.Count == 0 {
+		return true, nil
+	}
+	allowed, again, err := p.spool.Allowance(r.RateName, r.Rate, now)
+	if err != nil {
+		p.waitForDisk(want.Hop, r, err)
+		return false, nil
+	}
+	if allowed == 0 {
+		p.waitForRate(want.Hop, r, again)
+		return false, nil
+	}
+	want.Recipients = allowed
+	n, err := p.spool.Claimable(now, *want)
+	if err != nil || n == 0 {
+		return false, err
+	}
+	want.Recipients = n
+	if err := p.spool.Spend(r.RateName, r.Rate, n, now); err != nil {
+		p.waitForDisk(want.Hop, r, err)
+		return false, nil
+	}
+	return true, nil
+}
+
 // waitForRate has a next hop left alone until its rate allows more, from the next settleRates on. Nothing was tried, so
 // nothing counts as tried.
 func (p *pass) waitForRate(hop string, r Route, again time.Time) {
-	why := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 5}, "no more than %s: that is its rate", RateWords(r.Rate))
-	p.line.stale = true
 	// The spool's times are no finer, and must not be sooner.
 	again = again.Truncate(time.Microsecond).Add(time.Microsecond)
 	if r.Rate.Per <= shortRate {
 		p.again[r.RateName] = again
 	}
-	p.usedUp = append(p.usedUp, spool.HopState{Hop: hop, Until: again, Last: why, Full: true})
+	p.leaveAlone(hop, again, mail.Delay(mail.OfUs, mail.EnhancedCode{4, 4, 5}, "no more than %s: that is its rate", RateWords(r.Rate)))
 	if list := p.waiters[r.RateName]; len(list) < maxWaiters && !slices.Contains(list, hop) {
 		p.waiters[r.RateName] = append(list, hop)
 	}
+}
+
+// waitForDisk is waitForRate for one that cannot be read or written.
+func (p *pass) waitForDisk(hop string, r Route, err error) {
+	why := mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 0}, "no more than %s, which cannot be counted: %v", RateWords(r.Rate), err)
+	p.Logf("next hop %s: %s; not tried again for %s", hop, why.Reply, hopFirst)
+	p.leaveAlone(hop, p.Now().Add(hopFirst), why)
+}
+
+func (p *pass) leaveAlone(hop string, until time.Time, why mail.Result) {
+	p.line.stale = true
+	p.usedUp = append(p.usedUp, spool.HopState{Hop: hop, Until: until, Last: why, Full: true})
 }
 
 // Bounds for waiting until a rate allows more, in a pass that does not stay. A timer makes one in some minutes: of a rate by
@@ -60,17 +98,20 @@ func (p *pass) settleRates() error {
 	return p.spool.Settle(nil, states)
 }
 
-// spend counts recipients that are about to be handed over, or gives back those that were not.
-func (p *pass) spend(r Route, n int) error {
+// giveBackRate gives back what was counted and not handed over. If that cannot be written, less is handed over than might
+// be until the span is over.
+func (p *pass) giveBackRate(r Route, n int) {
 	if r.Rate.Count == 0 || n == 0 {
-		return nil
+		return
 	}
-	return p.spool.Spend(r.RateName, r.Rate, n, p.Now())
+	if err := p.spool.Spend(r.RateName, r.Rate, -n, p.Now()); err != nil {
+		p.Logf("%d recipients were not handed over, and count all the same: %v", n, err)
+	}
 }
 
-// giveBackRate gives back what a group of events says was not handed over. Whoever waits for that rate, whatever his next
-// hop, may have it at once.
-func (p *pass) giveBackRate(group []event) error {
+// relieve gives back what a group of events says was not handed over. Whoever waits for that rate, whatever his next hop,
+// may have it at once.
+func (p *pass) relieve(group []event) error {
 	back := map[string]int{}
 	routes := map[string]Route{}
 	for _, e := range group {
@@ -87,9 +128,7 @@ func (p *pass) giveBackRate(group []event) error {
 	}
 	var relieved []spool.HopState
 	for name, n := range back {
-		if err := p.spend(routes[name], -n); err != nil {
-			return err
-		}
+		p.giveBackRate(routes[name], n)
 		for _, hop := range p.waiters[name] {
 			relieved = append(relieved, spool.HopState{Hop: hop, Full: true})
 		}

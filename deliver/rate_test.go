@@ -159,6 +159,64 @@ func TestManyNextHopsShareARate(t *testing.T) {
 	w.want("waiting", told, n-1)
 }
 
+// Where it cannot be written what is handed over, nothing is, no attempt is made, and others go on. Then all goes as its rate
+// allows.
+func TestRateThatCannotBeCounted(t *testing.T) {
+	w := newWorld(t)
+	a, b := &server{}, &server{}
+	w.servers["a.example"], w.servers["b.example"] = a, b
+	resolve := w.opts.Resolve
+	w.opts.Resolve = func(hop string) (deliver.Route, error) {
+		r, err := resolve(hop)
+		if hop == "a.example" {
+			r.Rate, r.RateName = spool.Rate{Count: 5, Per: time.Hour}, "a"
+		}
+		return r, err
+	}
+	in := filepath.Join(w.dir, "state.db")
+	for _, tt := range []struct {
+		name   string
+		before func() error
+		after  func() error
+	}{
+		{"no room for a new one", func() error { return os.MkdirAll(in+".new/x", 0o700) }, func() error { return os.RemoveAll(in + ".new") }},
+		{"one that cannot be opened", func() error { return os.Mkdir(in, 0o700) }, func() error { return os.Remove(in) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a.got, b.got = nil, nil
+			if err := tt.before(); err != nil {
+				t.Fatal(err)
+			}
+			for range 4 {
+				w.submit("ann@example.org", "u1@a.example", "u2@a.example", "cyd@b.example")
+			}
+			for range 3 {
+				w.pass()
+				w.later(2 * time.Minute)
+			}
+			w.want("handed over uncounted", a.taken(), 0)
+			w.want("handed over by others", b.taken(), 4)
+			for _, s := range w.waiting() {
+				if !strings.Contains(s, "@a.example 0 no more than 5 recipients an hour, which cannot be counted: ") {
+					t.Errorf("waiting: %q", s)
+				}
+			}
+			if err := tt.after(); err != nil {
+				t.Fatal(err)
+			}
+			w.pass()
+			w.want("handed over, counted", a.taken(), 5)
+			w.later(62 * time.Minute)
+			w.pass()
+			w.want("at last", a.taken(), 8)
+			w.later(62 * time.Minute)
+			if err := os.Remove(in); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 // A pass that ends when it is done waits for rates by the second and by the minute, each as long as it takes, and not for
 // those by the hour.
 func TestPassWaitsForShortRates(t *testing.T) {

@@ -194,6 +194,15 @@ func (s *Spool) Claim(now time.Time, wanted ...Wanted) ([][]Claim, error) {
 	return all, nil
 }
 
+// Claimable returns how many recipients Claim would take for what is wanted.
+func (s *Spool) Claimable(now time.Time, w Wanted) (n int, err error) {
+	err = s.view(func(x *tx) error {
+		n = len(s.allDue(x, w.Hop, now, w.Most))
+		return nil
+	})
+	return n, err
+}
+
 // claimFor records the attempts at one next hop.
 func (s *Spool) claimFor(x *tx, w Wanted, now time.Time) (claims []Claim, err error) {
 	at := map[mail.ID]int{}

@@ -121,20 +121,16 @@ func (s *Spool) Allowance(name string, r Rate, now time.Time) (n int, again time
 	return n, again, nil
 }
 
-// Spend counts n of what has this name; what turned out not to be spent is given back as -n. When it returns, a crash does
-// not forget it.
+// Spend counts n of what has this name; what turned out not to be spent is given back as -n. When it returns nil, a crash
+// does not forget it. After an error it may be counted or not: nobody may have it.
 func (s *Spool) Spend(name string, r Rate, n int, now time.Time) error {
-	if s.failed != nil {
-		return s.failed
-	}
 	if err := s.loadRate(name); err != nil {
 		return err
 	}
 	w := s.rates[name].settle(r, now).spend(r, n, now)
 	key := []byte(name)
 	if err := s.updateState(func(x *state) error { return x.rates.Put(key, w.encode(key)) }); err != nil {
-		s.failed = fmt.Errorf("state.db: %w", err)
-		return s.failed
+		return fmt.Errorf("write state.db: %w", err)
 	}
 	s.rates[name] = w
 	return nil
@@ -156,7 +152,7 @@ func (s *Spool) loadRate(name string) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("read state.db: %w", err)
 	}
 	s.rates[name] = w
 	return nil
