@@ -15,6 +15,7 @@ import (
 
 // A debian is a choice of Debian's packages, unpacked into a directory of its own.
 type debian struct {
+	release  string   // "" for that of this machine
 	packages []string // apt adds what they depend on
 	alone    []string // of which nothing is wanted but themselves
 }
@@ -35,6 +36,7 @@ var (
 	dovecotAlone   = debian{packages: append([]string{"dovecot-lmtpd"}, base...)}
 	eximAlone      = debian{packages: append([]string{"exim4-daemon-light"}, base...)}
 	opensmtpdAlone = debian{packages: append([]string{"opensmtpd"}, base...)}
+	opensmtpdNewer = debian{release: "trixie", packages: opensmtpdAlone.packages}
 )
 
 // clients is for what every test run tries: programs that send, and those that watch.
@@ -56,7 +58,7 @@ func (d debian) unpacked() (string, error) {
 		}
 		cache = filepath.Join(dir, "postrider-proof")
 	}
-	key := sha256.Sum256([]byte(strings.Join(slices.Concat(d.packages, d.alone), " ")))
+	key := sha256.Sum256([]byte(strings.TrimSpace(d.release + " " + strings.Join(slices.Concat(d.packages, d.alone), " "))))
 	root := filepath.Join(cache, fmt.Sprintf("root-%x", key[:6]))
 	if _, err := os.Stat(root); err == nil {
 		return root, nil
@@ -101,6 +103,13 @@ func (d debian) unpack(cache, root string) error {
 		"-qq", "-y", "-o", "Dir::State=" + apt + "/state", "-o", "Dir::State::status=" + apt + "/status", "-o", "Dir::Cache=" + apt + "/cache",
 		"-o", "APT::Install-Recommends=0", "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root",
 		"-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20",
+	}
+	if d.release != "" {
+		sources := "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian " + d.release + " main\n"
+		if err := os.WriteFile(apt+"/sources.list", []byte(sources), 0o644); err != nil {
+			return err
+		}
+		options = append(options, "-o", "Dir::Etc::sourcelist="+apt+"/sources.list", "-o", "Dir::Etc::sourceparts=/dev/null")
 	}
 	if err := command("apt-get", append(options, "update")...); err != nil {
 		return err

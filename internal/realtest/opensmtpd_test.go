@@ -8,6 +8,7 @@ smtp max-message-size 100M
 pki localhost cert "/etc/postrider/server.pem"
 pki localhost key "/etc/postrider/server.key"
 listen on 127.0.0.1 port 10020
+listen on 127.0.0.1 port 10024 smtps pki localhost
 listen on 127.0.0.1 port 10021 tls pki localhost
 table everybody { "@" = "vmail" }
 action "box" maildir "/var/mail/all" virtual <everybody>
@@ -20,6 +21,7 @@ func (w *world) startOpenSMTPD() {
 	w.makeCertificates()
 	w.write("etc/smtpd.conf", []byte(smtpdConf), 0o644, "root")
 	w.mkdir("var/mail", 0o755, "vmail")
+	w.write("etc/ssl/certs/ca-certificates.crt", w.read("etc/postrider/ca.pem"), 0o644, "root") // it wants to have one
 	w.mkdir("var/lib/opensmtpd/empty", 0o755, "root")
 	w.must("root", "chgrp", "opensmtpq", "/usr/sbin/smtpctl")
 	w.must("root", "chmod", "2755", "/usr/sbin/smtpctl") // it refuses to run otherwise

@@ -41,9 +41,16 @@ var peers = []peer{
 		},
 	},
 	{
-		// It has no other extension. TLS does not work in 6.8, made for another OpenSSL than that of Debian 12: mail goes in
-		// clear then, where TLS is not asked for.
-		name: "OpenSMTPD", packages: opensmtpdAlone, start: (*world).startOpenSMTPD, arrivals: (*world).opensmtpdArrivals,
+		name: "OpenSMTPD 7", packages: opensmtpdNewer, start: (*world).startOpenSMTPD, arrivals: (*world).opensmtpdArrivals,
+		doors: []door{
+			{domain: "clear.example", url: "smtp://localhost:10020", offers: "8BITMIME"}, // it knows no other extension
+			{domain: "tls.example", url: "smtp://localhost:10021", tls: true, offers: "8BITMIME"},
+			{domain: "smtps.example", url: "submissions://localhost:10024", tls: true, offers: "8BITMIME"},
+		},
+	},
+	{
+		// It offers STARTTLS, and cannot do it with the OpenSSL that it has in Debian 12: mail goes in clear then.
+		name: "OpenSMTPD 6.8", packages: opensmtpdAlone, start: (*world).startOpenSMTPD, arrivals: (*world).opensmtpdArrivals,
 		doors: []door{
 			{domain: "clear.example", url: "smtp://localhost:10020", offers: "8BITMIME"},
 			{domain: "broken.example", url: "smtp://localhost:10021", broken: true, offers: "8BITMIME"},
