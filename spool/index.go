@@ -288,11 +288,12 @@ func (s *Spool) compact() {
 		if err != nil {
 			return err
 		}
-		return errors.Join(bbolt.Compact(to, x.DB(), compactBatch), to.Sync(), to.Close())
+		if err := errors.Join(bbolt.Compact(to, x.DB(), compactBatch), to.Sync(), to.Close()); err != nil {
+			return err
+		}
+		// Within the turn: what somebody else writes after it must not be lost with the old file.
+		return s.replace(smaller, "index.db", 0o640)
 	})
-	if err == nil {
-		err = s.replace(smaller, "index.db", 0o640)
-	}
 	if err != nil {
 		s.opts.Logf("index: not compacted: %v", errors.Join(err, os.Remove(s.path(smaller))))
 	}

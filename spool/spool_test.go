@@ -195,6 +195,46 @@ func TestMessageGoesThroughItsStates(t *testing.T) {
 	w.want("spool", w.files("."), []string{"bad", "drop", "gate", "index.db", "lock", "queue"})
 }
 
+// An index most of which is free is written anew when a pass ends, and says what it said before.
+func TestIndexBecomesSmaller(t *testing.T) {
+	w := newWorld(t)
+	w.submit("bob@a.example")
+	s := w.acquire()
+	w.takeIn(s)
+	w.dead(s, "relay/b.example", mail.OfHost)
+	const most = compactPages * 8192
+	for _, f := range []func(x *tx) error{
+		func(x *tx) error { return x.meta.Put([]byte("much"), make([]byte, most)) },
+		func(x *tx) error { return x.meta.Delete([]byte("much")) },
+		func(*tx) error { return nil },
+	} {
+		if err := s.update(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.end(s)
+	st, err := os.Stat(filepath.Join(w.dir, "index.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Size() > 1<<20 {
+		t.Errorf("%d octets", st.Size())
+	}
+	s = w.acquire()
+	defer w.end(s)
+	hops, next, err := w.dueNow(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("due", hops, []string{"relay/a.example"})
+	w.want("next", next, time.Time{})
+	trouble, err := s.HopTrouble("relay/b.example")
+	if err != nil || trouble.Failures != 1 {
+		t.Errorf("HopTrouble = %+v, %v", trouble, err)
+	}
+	w.want("log", w.log, []string(nil))
+}
+
 func TestDeferredRecipientWaitsForItsTime(t *testing.T) {
 	w := newWorld(t)
 	w.submit("bob@a.example")
