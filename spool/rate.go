@@ -46,15 +46,15 @@ func (w window) ahead(now time.Time) bool {
 	return slices.ContainsFunc(w, func(s slot) bool { return s.at.After(now) })
 }
 
-// spend counts n as of now, or gives back -n of what was counted last.
+// spend counts n as of now, or gives back -n: of what was counted first, since nobody knows as of when it was, and what
+// counts for too short a time would let the rate be exceeded.
 func (w window) spend(r Rate, n int, now time.Time) window {
-	for ; n < 0 && len(w) > 0; w = w[:len(w)-1] {
-		last := &w[len(w)-1]
-		if last.n > -n {
-			last.n += n
+	for ; n < 0 && len(w) > 0; w = w[1:] {
+		if w[0].n > -n {
+			w[0].n += n
 			return w
 		}
-		n += last.n
+		n += w[0].n
 	}
 	if n <= 0 {
 		return w

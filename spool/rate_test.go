@@ -33,6 +33,9 @@ func TestRate(t *testing.T) {
 			{0, 50, 50, 0}, {59 * time.Second, 50, 0, 61 * time.Minute}, {61 * time.Minute, 0, 100, 0},
 		}},
 		{"what was not spent after all", hour, []step{{0, 40, 60, 0}, {time.Minute, 60, 0, 61 * time.Minute}, {2 * time.Minute, -70, 70, 0}}},
+		{"what was not spent may have been that of long ago", hour, []step{
+			{0, 50, 50, 0}, {10 * time.Minute, 50, 0, 61 * time.Minute}, {20 * time.Minute, -60, 60, 0}, {61 * time.Minute, 0, 60, 0}, {71 * time.Minute, 0, 100, 0},
+		}},
 		{"no more is given back than was spent", hour, []step{{0, 10, 90, 0}, {0, -50, 100, 0}}},
 		{"the clock is set back: what was spent counts as of now", hour, []step{
 			{10 * time.Hour, 100, 0, 11*time.Hour + time.Minute}, {time.Hour, 0, 0, 2*time.Hour + time.Minute}, {2*time.Hour + time.Minute, 0, 100, 0},
