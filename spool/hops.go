@@ -122,14 +122,15 @@ func (s *Spool) forgetOldTrouble(x *tx, from []byte) (next []byte, err error) {
 	return next, nil
 }
 
-// Overdue returns up to most recipients at a next hop in trouble whose message could be sent before the given time, as a
-// claim would: their attempts are the tries of the next hop.
+// Overdue returns recipients at a next hop in trouble whose message could be sent before the given time, as a claim would:
+// their attempts are the tries of the next hop. They are of up to most messages, and no more than a claim takes.
 func (s *Spool) Overdue(hop string, begun time.Time, most int) ([]Claim, error) {
 	var claims []Claim
 	err := s.view(func(x *tx) error {
 		c := x.messages.Cursor()
 		limit := string(mail.MakeID(begun, 0))
-		for k, v := c.First(); k != nil && string(k) < limit && len(claims) < most; k, v = c.Next() {
+		recipients := 0
+		for k, v := c.First(); k != nil && string(k) < limit && len(claims) < most && recipients < maxClaim; k, v = c.Next() {
 			var m message
 			if err := m.decode(k, v); err != nil {
 				return err
@@ -139,7 +140,8 @@ func (s *Spool) Overdue(hop string, begun time.Time, most int) ([]Claim, error) 
 			}
 			claim := Claim{ID: mail.ID(k), Pending: m.pending}
 			err := x.eachRecipient(claim.ID, func(n int, p recipient) error {
-				if p.hop == hop && !p.active {
+				if p.hop == hop && !p.active && recipients < maxClaim {
+					recipients++
 					claim.Recipients = append(claim.Recipients, Claimed{n, p.attempts})
 				}
 				return nil

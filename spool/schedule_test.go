@@ -305,6 +305,27 @@ func TestOldTroubleIsForgotten(t *testing.T) {
 	w.end(s)
 }
 
+// However many recipients have waited too long, they are given up bit by bit.
+func TestOverdueInBits(t *testing.T) {
+	w := newWorld(t)
+	many := slices.Repeat([]string{"bob@a.example"}, maxClaim*3/4)
+	s := w.acquire()
+	defer w.end(s)
+	for range 2 {
+		w.submit(many...)
+	}
+	w.takeIn(s)
+	claims, err := s.Overdue("relay/a.example", w.now.Add(time.Hour), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, c := range claims {
+		n += len(c.Recipients)
+	}
+	w.want("recipients", n, maxClaim)
+}
+
 // One turn at the index adds few recipients, however many a message has.
 func TestCompareTakesTurns(t *testing.T) {
 	w := newWorld(t)
