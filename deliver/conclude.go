@@ -67,8 +67,7 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 	e := event{settlement: st}
 	k.report(&e, m, mail.Failed, func(i int) bool { return st.Dispositions[i].Result.Action == mail.Failed })
 	k.report(&e, m, mail.Delayed, func(i int) bool {
-		r := st.Dispositions[i].Result
-		return r.Action == mail.Delayed && r.Scope < mail.OfHost && c.Recipients[i].Attempts == noticeAttempt
+		return !c.Recipients[i].Told && k.retry.worthTelling(st.Dispositions[i].Result, m.Begin(), now, c.Recipients[i].Attempts)
 	})
 	if m.Sender.IsNull() && slices.ContainsFunc(st.Dispositions, func(d spool.Disposition) bool { return d.Result.Action == mail.Failed }) {
 		e.lines = append(e.lines, fmt.Sprintf("%s: nobody is told of the non-delivery: the sender is null", m.QueueID))
@@ -117,6 +116,9 @@ func (k clerk) report(e *event, m *mail.Message, action mail.Action, about func(
 	switch {
 	case action == mail.Delayed:
 		what = "delay"
+		for _, i := range told {
+			e.settlement.Dispositions[i].Told = true
+		}
 	case isSuccess(action):
 		what = "success"
 	}

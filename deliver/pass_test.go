@@ -399,8 +399,7 @@ func TestDeadNextHopAfterTheClockWasSetBack(t *testing.T) {
 
 func TestOldMailForADeadNextHopBounces(t *testing.T) {
 	w := newWorld(t)
-	home := &server{}
-	w.servers["example.org"], w.servers["dead.example"] = home, &server{refuse: refused}
+	w.servers["example.org"], w.servers["dead.example"] = &server{}, &server{refuse: refused}
 	for range 3 {
 		w.submit("ann@example.org", "bob@dead.example")
 	}
@@ -411,7 +410,7 @@ func TestOldMailForADeadNextHopBounces(t *testing.T) {
 	w.later(time.Hour)
 	w.pass()
 	w.want("waiting after the third", w.waiting(), []string(nil))
-	w.want("reports", len(home.got), 3)
+	w.want("reports", w.logged("sender notified of non-delivery"), 3)
 }
 
 func TestExpiredMessageBounces(t *testing.T) {
@@ -430,6 +429,59 @@ func TestExpiredMessageBounces(t *testing.T) {
 	w.want("one notice of delay and one of failure", home.got, []string{"ann@example.org", "ann@example.org"})
 	w.want("delay", w.logged("sender notified of delay"), 1)
 	w.want("bounce keeps the last word", w.logged("dsn=4.2.2, status=bounced (452 4.2.2 full)"), 1)
+}
+
+// Who waits for a host that is down is told of it once, and not again when the host is back and wants him to wait.
+func TestDelayAtADeadNextHop(t *testing.T) {
+	w := newWorld(t)
+	home, down := &server{}, true
+	s := &server{answer: later, refuse: func() error {
+		if down {
+			return refused()
+		}
+		return nil
+	}}
+	w.servers["example.org"], w.servers["a.example"] = home, s
+	w.submit("ann@example.org", "bob@a.example")
+	told := func() int { return w.logged("sender notified of delay") }
+	for range 30 {
+		w.pass()
+		w.later(5 * time.Minute)
+	}
+	w.want("before the fifth attempt at a host that is up", told(), 0)
+	w.later(30 * time.Minute)
+	w.pass()
+	w.want("when that is over", told(), 1)
+	down = false
+	for range 12 {
+		w.later(time.Hour)
+		w.pass()
+	}
+	w.want("in the end", told(), 1)
+	w.want("waiting", len(w.waiting()), 1)
+}
+
+// Attempts at a host that is down do not use up the one after which a sender is told.
+func TestDelayAfterADeadNextHop(t *testing.T) {
+	w := newWorld(t)
+	down := true
+	w.servers["example.org"], w.servers["a.example"] = &server{}, &server{answer: later, refuse: func() error {
+		if down {
+			return refused()
+		}
+		return nil
+	}}
+	w.submit("ann@example.org", "bob@a.example")
+	for range 20 {
+		w.pass()
+		w.later(5 * time.Minute)
+	}
+	down = false
+	for range 12 {
+		w.later(time.Hour)
+		w.pass()
+	}
+	w.want("told", w.logged("sender notified of delay"), 1)
 }
 
 func TestLimitOfAttempts(t *testing.T) {

@@ -99,3 +99,19 @@ func (r Retry) givenUp(result mail.Result, arrival, now time.Time, attempts int)
 
 // noticeAttempt is the failed attempt after which the sender is told that his message is delayed.
 const noticeAttempt = 5
+
+// worthTelling reports whether the sender is to hear of a deferral, unless he has. How often a host is tried that takes no
+// session at all says nothing: then it is time when that attempt would have been made at another.
+func (r Retry) worthTelling(result mail.Result, begin, now time.Time, attempts int) bool {
+	if result.Action != mail.Delayed || result.Scope == mail.OfUs {
+		return false
+	}
+	if result.Scope < mail.OfHost {
+		return attempts >= noticeAttempt
+	}
+	wait := time.Duration(0)
+	for n := 1; n < noticeAttempt; n++ {
+		wait += r.Wait(n)
+	}
+	return now.Sub(begin) >= wait
+}

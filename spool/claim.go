@@ -143,8 +143,9 @@ type claimKey struct {
 
 // Claimed is one recipient of a Claim.
 type Claimed struct {
-	Recipient int // position in the envelope
-	Attempts  int // made, this one included
+	Recipient int  // position in the envelope
+	Attempts  int  // made, this one included
+	Told      bool // the sender has been told of the delay
 }
 
 // Most is how much a claim takes at most.
@@ -207,7 +208,7 @@ func (s *Spool) Claimable(now time.Time, w Wanted) (n int, err error) {
 func (s *Spool) claimFor(x *tx, w Wanted, now time.Time) (claims []Claim, err error) {
 	at := map[mail.ID]int{}
 	for _, d := range s.allDue(x, w.Hop, now, w.Most) {
-		attempts, pending, relay, err := s.claim(x, d, now, w.Again)
+		claimed, pending, relay, err := s.claim(x, d, now, w.Again)
 		if err != nil {
 			return nil, err
 		}
@@ -217,35 +218,35 @@ func (s *Spool) claimFor(x *tx, w Wanted, now time.Time) (claims []Claim, err er
 			at[d.id] = i
 			claims = append(claims, Claim{ID: d.id, Pending: pending, Relay: relay})
 		}
-		claims[i].Recipients = append(claims[i].Recipients, Claimed{d.n, attempts})
+		claims[i].Recipients = append(claims[i].Recipients, claimed)
 	}
 	return claims, nil
 }
 
-// claim records an attempt for one recipient, and returns how many that makes, and with whom the last one was made.
-func (s *Spool) claim(x *tx, d due, now time.Time, again func(id mail.ID, attempts int) time.Time) (attempts, pending int, relay string, err error) {
+// claim records an attempt for one recipient, and returns with whom the last one was made.
+func (s *Spool) claim(x *tx, d due, now time.Time, again func(id mail.ID, attempts int) time.Time) (c Claimed, pending int, relay string, err error) {
 	p, ok, err := x.recipient(d.id, d.n)
 	if err != nil {
-		return 0, 0, "", err
+		return c, 0, "", err
 	}
 	m, found, err := x.message(d.id)
 	if err != nil {
-		return 0, 0, "", err
+		return c, 0, "", err
 	}
 	if err := x.due.Delete(d.key()); err != nil {
-		return 0, 0, "", err
+		return c, 0, "", err
 	}
 	if !ok || !found {
-		return 0, 0, "", errDamaged
+		return c, 0, "", errDamaged
 	}
 	p.attempts++
 	p.active, p.asked = true, false
 	p.lastTime = now
 	p.next = again(d.id, p.attempts)
 	if err := s.route(x, m.sender, &p); err != nil {
-		return 0, 0, "", err
+		return c, 0, "", err
 	}
-	return p.attempts, m.pending, p.last.Relay, x.putRecipient(d.id, d.n, &p)
+	return Claimed{d.n, p.attempts, p.told}, m.pending, p.last.Relay, x.putRecipient(d.id, d.n, &p)
 }
 
 // maxClaim is how many recipients one claim takes at most.

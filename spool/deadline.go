@@ -51,7 +51,7 @@ func (s *Spool) Late(now time.Time, most int) (claims []Claim, next time.Time, e
 			claim.Pending = m.pending
 			if err := x.eachRecipient(claim.ID, func(n int, p recipient) error {
 				if !s.claimed[claimKey{claim.ID, n}] && len(claim.Recipients) < maxClaim {
-					claim.Recipients = append(claim.Recipients, Claimed{n, p.attempts})
+					claim.Recipients = append(claim.Recipients, Claimed{n, p.attempts, p.told})
 				}
 				return nil
 			}); err != nil {

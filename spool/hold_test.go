@@ -222,7 +222,7 @@ func TestDeadline(t *testing.T) {
 	w.settle(s, of(second), mail.Delayed)
 	w.settle(s, of(third), mail.Delayed)
 	claims, next = w.late(s)
-	if diff := cmp.Diff([]Claim{{ID: second, Recipients: []Claimed{{0, 1}}, Pending: 1}}, claims); diff != "" || next != "30m0s" {
+	if diff := cmp.Diff([]Claim{{ID: second, Recipients: []Claimed{{Recipient: 0, Attempts: 1}}, Pending: 1}}, claims); diff != "" || next != "30m0s" {
 		t.Errorf("late after that, next %s (-want +got):\n%s", next, diff)
 	}
 

@@ -142,7 +142,7 @@ func (s *Spool) Overdue(hop string, begun time.Time, most int) ([]Claim, error) 
 			err := x.eachRecipient(claim.ID, func(n int, p recipient) error {
 				if p.hop == hop && !p.active && recipients < maxClaim {
 					recipients++
-					claim.Recipients = append(claim.Recipients, Claimed{n, p.attempts})
+					claim.Recipients = append(claim.Recipients, Claimed{n, p.attempts, p.told})
 				}
 				return nil
 			})

@@ -35,6 +35,7 @@ type recipient struct {
 	expanded bool // aliases have been looked up
 	last     mail.Result
 	lastTime time.Time // of the last attempt; zero if there was none
+	told     bool      // the sender has been told of the delay
 }
 
 // A hop is the record of a next hop that did not take a session.
@@ -109,6 +110,7 @@ func (p *recipient) encode(key []byte) []byte {
 	b = appendBool(b, p.expanded)
 	b = appendTime(b, p.lastTime)
 	b = appendResult(b, p.last)
+	b = appendBool(b, p.told)
 	return seal(key, b)
 }
 
@@ -127,6 +129,7 @@ func (p *recipient) decode(key, value []byte) error {
 	p.expanded = r.bool()
 	p.lastTime = r.time()
 	p.last = r.result()
+	p.told = len(r.b) > 0 && r.bool() // once it was not written
 	return r.err
 }
 

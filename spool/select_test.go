@@ -74,8 +74,8 @@ func TestPassForSomeOfTheQueue(t *testing.T) {
 	w.want("due", w.dueHops(s), []string{"relay/a.example"})
 	claims := w.claim(s, "relay/a.example")
 	w.want("claimed", claims, []Claim{
-		{ID: due, Recipients: []Claimed{{0, 1}}, Pending: 1},
-		{ID: first, Recipients: []Claimed{{0, 2}}, Pending: 2},
+		{ID: due, Recipients: []Claimed{{Recipient: 0, Attempts: 1}}, Pending: 1},
+		{ID: first, Recipients: []Claimed{{Recipient: 0, Attempts: 2}}, Pending: 2},
 	})
 	// What was not tried after all is tried again in this pass; what was deferred is not.
 	untried := Disposition{Recipient: 0, Untried: true, Next: w.now}
@@ -83,7 +83,7 @@ func TestPassForSomeOfTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.settle(s, claims[1], mail.Delayed)
-	w.want("claimed again", w.claim(s, "relay/a.example"), []Claim{{ID: due, Recipients: []Claimed{{0, 1}}, Pending: 1}})
+	w.want("claimed again", w.claim(s, "relay/a.example"), []Claim{{ID: due, Recipients: []Claimed{{Recipient: 0, Attempts: 1}}, Pending: 1}})
 	w.want("nothing else", w.dueHops(s), []string(nil))
 	w.end(s)
 	w.want("in drop/", w.files("drop"), []string{string(other)})

@@ -26,6 +26,8 @@ type Disposition struct {
 	Untried bool
 	// Expanded says that no alias stands for the recipient: the Router is told so from now on.
 	Expanded bool
+	// Told says that the sender has been told of the delay.
+	Told bool
 }
 
 // Settle commits results, all of them or none. Messages whose recipients are all final are removed. Children must be
@@ -155,7 +157,7 @@ func (s *Spool) dispose(x *tx, m *message, st Settlement) (final int, err error)
 // amend writes the result of an attempt that was not final into the record.
 func (s *Spool) amend(x *tx, p *recipient, sender mail.Path, d Disposition) error {
 	p.active = false
-	p.expanded = p.expanded || d.Expanded
+	p.expanded, p.told = p.expanded || d.Expanded, p.told || d.Told
 	if d.Untried {
 		p.attempts--
 	} else {

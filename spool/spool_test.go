@@ -182,7 +182,7 @@ func TestMessageGoesThroughItsStates(t *testing.T) {
 	w.want("due", hops, []string{"relay/a.example", "relay/b.example"})
 
 	c := w.claim(s, "relay/a.example")
-	w.want("claim", c, []Claim{{ID: id, Recipients: []Claimed{{0, 1}}, Pending: 2}})
+	w.want("claim", c, []Claim{{ID: id, Recipients: []Claimed{{Recipient: 0, Attempts: 1}}, Pending: 2}})
 	w.settle(s, c[0], mail.Relayed)
 	w.want("queue/ with a journal", w.files("queue"), []string{string(id), string(id) + ".journal"})
 	w.want("one is left", w.waiting(), []string{string(id) + " cyd@b.example"})
@@ -302,7 +302,7 @@ func TestUntriedRecipientKeepsItsAttempts(t *testing.T) {
 	if err := s.Settle([]Settlement{{Claim: c, Dispositions: []Disposition{{Recipient: 0, Next: w.now, Untried: true}}}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.want("claimed again", w.claim(s, "relay/a.example"), []Claim{{ID: c.ID, Recipients: []Claimed{{0, 1}}, Pending: 1}})
+	w.want("claimed again", w.claim(s, "relay/a.example"), []Claim{{ID: c.ID, Recipients: []Claimed{{Recipient: 0, Attempts: 1}}, Pending: 1}})
 }
 
 // What a crash, or the loss of the index, leaves must neither lose a message nor send one again to who has it.
@@ -583,7 +583,7 @@ func TestOverdue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.want("overdue", got, []Claim{{ID: id, Recipients: []Claimed{{0, 0}}, Pending: 2}})
+	w.want("overdue", got, []Claim{{ID: id, Recipients: []Claimed{{Recipient: 0, Attempts: 0}}, Pending: 2}})
 }
 
 func TestListReadsInBatches(t *testing.T) {
