@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,7 +98,8 @@ func parse(message []byte, id uint16, q question) (answer, error) {
 		return answer{ttl: negativeTTL(m.Ns)}, q.error(NoName, "it does not exist")
 	case a.alias != "":
 		return a, nil
-	case !m.Authoritative && !m.RecursionAvailable && !hasSOA(m.Ns):
+	case !has(m.Ns, dns.TypeSOA) && (has(m.Ns, dns.TypeNS) || !m.Authoritative && !m.RecursionAvailable):
+		// Even from a server that should have asked those itself (RFC 2308 section 2.2).
 		return answer{}, &serverError{said: "a referral to other servers"}
 	}
 	return answer{ttl: negativeTTL(m.Ns)}, q.error(NoRecord, "it has no such record")
@@ -223,13 +225,8 @@ func negativeTTL(authority []dns.RR) time.Duration {
 	return trouble
 }
 
-func hasSOA(authority []dns.RR) bool {
-	for _, rr := range authority {
-		if rr.Header().Rrtype == dns.TypeSOA {
-			return true
-		}
-	}
-	return false
+func has(records []dns.RR, kind uint16) bool {
+	return slices.ContainsFunc(records, func(rr dns.RR) bool { return rr.Header().Rrtype == kind })
 }
 
 // seconds returns a time to live. One with the highest bit set means none at all (RFC 2181 section 8).

@@ -243,6 +243,8 @@ func TestServers(t *testing.T) {
 		{"garbage", dnstest.Garbage, "failed", ok},
 		{"cut short", dnstest.CutShort, "failed", ok},
 		{"a referral", dnstest.Lame, "failed", ok},
+		{"a referral from who should follow it", dnstest.Referral, "failed", ok},
+		{"no record, and no proof of it", dnstest.Empty, "no record", "no record"},
 		{"NXDOMAIN counts", "NXDOMAIN", "no name", "no name"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -45,8 +45,9 @@ type Finder struct {
 	Routed func(netip.Addr) bool
 }
 
-// maxHosts is how many hosts of a domain are tried at most.
-const maxHosts = 10
+// maxHosts is how many hosts of a domain are tried at most: for two families, and with one answer that does not fit, that
+// is twenty questions.
+const maxHosts = 9
 
 // Domain returns the hosts that take mail for a domain, the best first, those that are equally good in any order. The
 // domain may be an address literal. The error is always a *mail.Failure. It is final if the domain does not exist, wants

@@ -3,6 +3,7 @@
 package dnstest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"slices"
@@ -28,6 +29,16 @@ const (
 	Lame      = "lame"           // a referral, as from a server that has nothing to do with the name
 	CutShort  = "cut short"      // an answer that ends in the middle
 	Unsigned  = "unsigned"       // nobody vouches for the answer, whatever Sign said
+	Referral  = "referral"       // only the servers of the zone, from a server that would have to ask them itself
+	Empty     = "empty"          // an answer with nothing in it at all
+	Poisoned  = "poisoned"       // the answer, and records of other names that nobody asked for
+	Swamped   = "swamped"        // the answer behind many that are forged
+	Echo      = "echo"           // the question
+	Runt      = "runt"           // three octets
+	Circle    = "circle"         // a name that is compressed to itself
+	NoEnd     = "no end"         // over UDP, that it did not fit; over TCP, half of it, and hang up
+	TCPSilent = "TCP silent"     // over UDP, that it did not fit; over TCP, nothing
+	TooLong   = "too long"       // over TCP, an answer that is announced longer than it is, and nothing more
 )
 
 // A TB is the part of testing.TB that NewServer needs.
@@ -46,13 +57,14 @@ type Server struct {
 	behaviour map[string]string
 	signed    []string // names with the dot of the root
 	queries   []string
+	conns     map[string]net.Conn // TCP, by the address of the client
 }
 
 // NewServer starts a server that has these records, each a line of a zone file (RFC 1035 section 5.1) with a complete name,
 // and is stopped when the test ends.
 func NewServer(t TB, records ...string) *Server {
 	t.Helper()
-	s := &Server{behaviour: map[string]string{}}
+	s := &Server{behaviour: map[string]string{}, conns: map[string]net.Conn{}}
 	if err := s.Add(records...); err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -61,7 +73,7 @@ func NewServer(t TB, records ...string) *Server {
 		t.Fatalf("start a name server: %v", err)
 	}
 	s.addr = udp.LocalAddr().String()
-	for _, server := range []*dns.Server{{PacketConn: udp}, {Listener: tcp}} {
+	for _, server := range []*dns.Server{{PacketConn: udp}, {Listener: listener{tcp, s}}} {
 		server.Handler = dns.HandlerFunc(s.serve)
 		started := make(chan struct{})
 		server.NotifyStartedFunc = func() { close(started) }
@@ -92,6 +104,29 @@ func listen() (net.PacketConn, net.Listener, error) {
 		udp.Close()
 	}
 	return nil, nil, last
+}
+
+// A listener lets the server have its connections, which package dns keeps to itself.
+type listener struct {
+	net.Listener
+	of *Server
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.of.mu.Lock()
+		defer l.of.mu.Unlock()
+		l.of.conns[conn.RemoteAddr().String()] = conn
+	}
+	return conn, err
+}
+
+// connection returns the connection of a question that came over TCP.
+func (s *Server) connection(w dns.ResponseWriter) net.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns[w.RemoteAddr().String()]
 }
 
 // Addr returns where the server listens, "127.0.0.1:port".
@@ -160,11 +195,11 @@ func (s *Server) serve(w dns.ResponseWriter, m *dns.Msg) {
 	}
 	reply := s.answer(m, what == Stepwise)
 	s.mu.Unlock()
-	misbehave(w, m, reply, what)
+	s.misbehave(w, m, reply, what)
 }
 
 // misbehave sends the reply, or what the server was told to send.
-func misbehave(w dns.ResponseWriter, m, reply *dns.Msg, what string) {
+func (s *Server) misbehave(w dns.ResponseWriter, m, reply *dns.Msg, what string) {
 	udp := w.LocalAddr().Network() == "udp"
 	if udp {
 		size := dns.MinMsgSize
@@ -176,11 +211,11 @@ func misbehave(w dns.ResponseWriter, m, reply *dns.Msg, what string) {
 	switch what {
 	case Silent:
 		return
-	case Truncate, UDPOnly:
+	case Truncate, UDPOnly, NoEnd, TCPSilent, TooLong:
 		if udp {
 			reply.Truncated, reply.Answer = true, nil
-		} else if what == UDPOnly {
-			w.Close()
+		} else if what != Truncate {
+			breakTCP(w, s.connection(w), reply, what)
 			return
 		}
 	case Unsigned:
@@ -206,6 +241,29 @@ func misbehave(w dns.ResponseWriter, m, reply *dns.Msg, what string) {
 			_, _ = w.Write(packed[:len(packed)-3])
 		}
 		return
+	case Echo:
+		reply = m
+	case Runt:
+		_, _ = w.Write([]byte{byte(m.Id >> 8), byte(m.Id), 0x81})
+		return
+	case Circle:
+		_, _ = w.Write([]byte{byte(m.Id >> 8), byte(m.Id), 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 0x0c, 0, 15, 0, 1})
+		return
+	case Swamped:
+		for n := range 200 {
+			forged := forge(m)
+			forged.Id += uint16(n)
+			send(w, forged)
+		}
+	case Poisoned:
+		poison(reply)
+	case Empty:
+		reply.Answer, reply.Ns, reply.Rcode = nil, nil, dns.RcodeSuccess
+	case Referral:
+		reply.Answer, reply.Ns, reply.Rcode = nil, nil, dns.RcodeSuccess
+		if rr, err := dns.NewRR("example. 3600 IN NS ns.example."); err == nil {
+			reply.Ns = []dns.RR{rr}
+		}
 	case Lame:
 		reply.Answer, reply.Ns, reply.RecursionAvailable, reply.Authoritative = nil, nil, false, false
 	default:
@@ -214,6 +272,38 @@ func misbehave(w dns.ResponseWriter, m, reply *dns.Msg, what string) {
 		}
 	}
 	send(w, reply)
+}
+
+// breakTCP sends as much of a reply over TCP as a server does that breaks.
+func breakTCP(w dns.ResponseWriter, conn net.Conn, reply *dns.Msg, what string) {
+	packed, err := reply.Pack()
+	switch {
+	case err != nil, what == UDPOnly:
+		w.Close()
+	case what == NoEnd:
+		_, _ = conn.Write(binary.BigEndian.AppendUint16(nil, uint16(len(packed))))
+		_, _ = conn.Write(packed[:len(packed)/2])
+		w.Close()
+	case what == TooLong:
+		_, _ = conn.Write(append(binary.BigEndian.AppendUint16(nil, 60000), packed...))
+	}
+}
+
+// poison adds what a server would say who wants mail for others to go elsewhere.
+func poison(reply *dns.Msg) {
+	for _, line := range []string{
+		". 3600 IN MX 1 forged.invalid.", "example. 3600 IN MX 1 forged.invalid.", "other.example. 3600 IN MX 1 forged.invalid.",
+		"mx.d.example. 3600 IN A 192.0.2.66", "mx.d.example. 3600 IN AAAA 2001:db8::66",
+	} {
+		rr, err := dns.NewRR(line)
+		if err != nil {
+			continue
+		}
+		if rr.Header().Rrtype == dns.TypeMX {
+			reply.Answer = append([]dns.RR{rr}, reply.Answer...)
+		}
+		reply.Extra = append(reply.Extra, rr)
+	}
 }
 
 // send sends a message; a client that has gone does not matter.
@@ -235,7 +325,7 @@ func forge(m *dns.Msg) *dns.Msg {
 // answer answers from the records as a server does that asks others on behalf of its clients.
 func (s *Server) answer(m *dns.Msg, stepwise bool) *dns.Msg {
 	reply := new(dns.Msg).SetReply(m)
-	reply.RecursionAvailable = true
+	reply.RecursionAvailable, reply.Compress = true, true
 	if opt := m.IsEdns0(); opt != nil {
 		reply.SetEdns0(opt.UDPSize(), false)
 	}
