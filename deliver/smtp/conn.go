@@ -319,6 +319,16 @@ func why(err error) string {
 	}
 }
 
+// unasked reads what the server says before it is asked: goodbye, most likely. Anything else is an error: it would be taken
+// for the answer to what is asked next, and so on to the end of the session.
+func (s *Session) unasked() (mail.Reply, error) {
+	reply, err := s.conn.reply(s.server.Timeouts.Quit)
+	if err == nil && !closing(reply) {
+		err = outOfPlace(reply)
+	}
+	return reply, err
+}
+
 // lost says what it means that a reply did not come, or was none. doing ends "while ...".
 func (s *Session) lost(doing string, err error) mail.Result {
 	r := s.loss(doing, err)

@@ -165,6 +165,50 @@ func TestDeliverMessageAfterMessage(t *testing.T) {
 	})
 }
 
+// TestRefusalOfSomebodyElse has a server leave out a reply, so that the refusal of eve seems to be of bob: when that shows,
+// nobody is refused.
+func TestRefusalOfSomebodyElse(t *testing.T) {
+	srv := smtptest.NewServer(t, smtptest.Options{Extensions: []string{"PIPELINING"}, Replies: map[string]string{
+		"MAIL": smtptest.Raw + "250-fine\r\n", "RCPT TO:<eve@": "550 5.1.1 who?",
+	}})
+	s := open(t, client(srv))
+	m := message(t, letter, "bob@example.com", "eve@example.com", "joe@example.com")
+	for i, got := range outcomes(s.Deliver(t.Context(), m, all(m))) {
+		if got != "delayed of host, us says 4.5.0" {
+			t.Errorf("recipient %d: %s\n%s", i, got, s.Transcript())
+		}
+	}
+}
+
+// TestReplyBeforeTheFirstMessage has a server say more than it was asked while the session is opened.
+func TestReplyBeforeTheFirstMessage(t *testing.T) {
+	for _, tt := range []struct{ name, stage, says string }{
+		{"with the banner", "CONNECT", "220 hello\r\n250 ahead\r\n"},
+		{"with the extensions", "EHLO", "250-hello\r\n250 8BITMIME\r\n250 ahead\r\n"},
+		{"with more of them", "EHLO", "250-hello\r\n250-CHUNKING\r\n250 PIPELINING\r\n250 ahead\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			srv := smtptest.NewServer(t, smtptest.Options{
+				Extensions: []string{"PIPELINING", "CHUNKING"}, Replies: map[string]string{tt.stage: smtptest.Raw + tt.says},
+			})
+			session, err := Open(t.Context(), client(srv))
+			if err == nil {
+				m := message(t, letter, "bob@example.com")
+				attempts := make(chan mail.Attempt, 1)
+				attempts <- mail.Attempt{Message: m, Positions: all(m), Done: func(results []mail.Result) { err = &mail.Failure{Result: results[0]} }}
+				err = session.Deliver(t.Context(), attempts)
+			}
+			f, ok := err.(*mail.Failure)
+			if !ok || outcome(f.Result) != "delayed of host, us says 4.5.0" || !strings.Contains(f.Reply.Text, `"250 ahead" is out of place`) {
+				t.Errorf("%v", err)
+			}
+			if slices.Contains(srv.Commands(), "MAIL FROM:<ann@example.org>") {
+				t.Error("it was sent a message")
+			}
+		})
+	}
+}
+
 // TestReplies says what each reply means for each recipient.
 func TestReplies(t *testing.T) {
 	const (
@@ -230,6 +274,8 @@ func TestReplies(t *testing.T) {
 		{"bare CR", script{eve: smtptest.Raw + "250 a\rb\r\n"}, same(mistake), true, 0},
 		{"endless line", script{eve: smtptest.Raw + "250 " + strings.Repeat("x", 100<<10) + "\r\n"}, same(mistake), true, 0},
 		{"endless reply", script{eve: smtptest.Raw + strings.Repeat("250-x\r\n", 1000)}, same(mistake), true, 0},
+		{"a reply too many", script{"MAIL": smtptest.Raw + "250 fine\r\n250 and more\r\n"}, same(mistake), true, 0},
+		{"a reply too many, at last", script{joe: smtptest.Raw + "250 fine\r\n250 and more\r\n"}, same(mistake), true, 0},
 		{"a recipient refused, then garbage", script{bob: "550 5.1.1 who?", eve: smtptest.Raw + "what?\r\n"},
 			[]string{"failed of recipient, server says 5.1.1", mistake, mistake}, true, 0},
 		{"a recipient refused, then hung up", script{bob: "550 5.1.1 who?", eve: smtptest.Close},

@@ -235,6 +235,9 @@ func (o *opening) delayed(scope mail.Scope, code mail.EnhancedCode, format strin
 
 // ask sends one command line and returns its reply.
 func (o *opening) ask(line string) (mail.Reply, error) {
+	if o.conn.r.Buffered() > 0 {
+		return o.unasked()
+	}
 	o.conn.send([]byte(line+"\r\n"), o.server.Timeouts.Mail)
 	return o.conn.reply(o.server.Timeouts.Hello)
 }

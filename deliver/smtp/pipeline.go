@@ -51,6 +51,14 @@ type pipeline struct {
 
 // pipelined makes the attempts that come.
 func (s *Session) pipelined(ctx context.Context, attempts <-chan mail.Attempt) {
+	if s.conn.r.Buffered() > 0 {
+		if reply, err := s.unasked(); err == nil {
+			s.refusal(reply)
+		} else {
+			s.lost("waiting for messages", err)
+		}
+		return
+	}
 	p := &pipeline{Session: s, attempts: attempts, change: make(chan struct{}, 1), heard: make(chan struct{}), room: 1}
 	go p.listen()
 	defer p.windUp()
@@ -301,7 +309,7 @@ func (p *pipeline) head() (*transaction, error) {
 		return nil, nil
 	}
 	if err == nil {
-		err = p.unasked()
+		err = p.goodbye()
 	}
 	if !p.over.Load() {
 		p.lost("waiting for messages", err)
@@ -322,15 +330,13 @@ func (p *pipeline) first() (t *transaction, ended bool) {
 	return nil, p.ended
 }
 
-// unasked reads what the server says while nothing is on its way: goodbye, most likely.
-func (p *pipeline) unasked() error {
-	reply, err := p.conn.reply(p.server.Timeouts.Quit)
+// goodbye reads what the server says while nothing is on its way. It returns why the session ends.
+func (p *pipeline) goodbye() error {
+	reply, err := p.unasked()
 	if err != nil {
 		return err
 	}
-	if closing(reply) {
-		p.refusal(reply)
-	}
+	p.refusal(reply)
 	return outOfPlace(reply)
 }
 
@@ -400,6 +406,9 @@ func (t *transaction) hear(p *pipeline) error {
 // hearFinal reads the answer to the content.
 func (t *transaction) hearFinal() error {
 	wanted := t.refused == nil && len(t.accepted) > 0 && !t.over.Load()
+	if t.wanted != nil && t.conn.r.Buffered() > 0 {
+		return t.hearUnasked()
+	}
 	if t.wanted != nil {
 		t.wanted <- wanted
 	}
@@ -424,6 +433,19 @@ func (t *transaction) hearFinal() error {
 		t.refuse(*t.refused)
 	}
 	return nil
+}
+
+// hearUnasked is for a server that says more than it was asked while the content waits for its answers, and is not sent.
+func (t *transaction) hearUnasked() error {
+	t.endsAt = never
+	t.wanted <- false
+	reply, err := t.unasked()
+	if err != nil {
+		t.lost("sending the message", err)
+		return err
+	}
+	t.refuse(t.refusal(reply))
+	return errAnswered
 }
 
 // hearEarly is for an answer to a content that is still being sent. A refusal stands; the rest of the content is not
@@ -468,6 +490,7 @@ func (p *pipeline) settle(crash any) {
 	}
 	farewell, interrupted := p.farewell(), p.conn.interrupted.Load()
 	for i, t := range p.flight {
+		t.doubt(p.err)
 		switch {
 		case t.refused != nil:
 			t.refuse(*t.refused)

@@ -30,6 +30,13 @@ func (s strayLine) Error() string { return fmt.Sprintf("%q is not a reply", shor
 
 func (s strayLine) Unwrap() error { return protocolError(s.Error()) }
 
+// A misplaced is a reply, in words, to something that was not asked.
+type misplaced string
+
+func (m misplaced) Error() string { return fmt.Sprintf("reply %q is out of place", string(m)) }
+
+func (m misplaced) Unwrap() error { return protocolError(m.Error()) }
+
 // readReply reads one reply (RFC 5321 section 4.2): lines of one code, the last without a hyphen. The enhanced code is
 // taken whether or not it was announced, if its class is the code's (RFC 2034 section 4). Errors: protocolError,
 // io.EOF if there was nothing, io.ErrUnexpectedEOF in the middle, or that of the connection.

@@ -1,7 +1,7 @@
 package smtp
 
 import (
-	"fmt"
+	"errors"
 	"slices"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -32,6 +32,17 @@ func (t *transaction) refuse(r mail.Result) {
 		if !slices.Contains(t.again, slot) {
 			t.decide(slot, r)
 		}
+	}
+}
+
+// doubt takes back what was decided of recipients if err says that one of the replies to a group of commands is too many
+// or missing: a refusal may have been meant for somebody else.
+func (t *transaction) doubt(err error) {
+	if _, ok := errors.AsType[misplaced](err); !ok {
+		return
+	}
+	for _, slot := range t.slots {
+		t.decided[slot] = false
 	}
 }
 
@@ -121,6 +132,4 @@ func (s *Session) refusalOf(scope mail.Scope, reply mail.Reply) mail.Result {
 	return s.said(mail.Delayed, scope, reply)
 }
 
-func outOfPlace(r mail.Reply) error {
-	return protocolError(fmt.Sprintf("reply %q is out of place", r.String()))
-}
+func outOfPlace(r mail.Reply) error { return misplaced(r.String()) }

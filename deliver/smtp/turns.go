@@ -138,9 +138,9 @@ func (q *turns) group() []byte {
 // run carries a transaction out.
 func (t *transaction) run(q *turns) {
 	if !t.grouped {
-		// What the server says unasked would be taken for the answer to what we ask next.
 		if t.conn.r.Buffered() > 0 {
-			t.unasked()
+			reply, err := t.unasked()
+			t.stop(cmdMail, reply, err)
 			return
 		}
 		if t.ext.pipelining {
@@ -186,6 +186,9 @@ func (t *transaction) appendEnvelope(b []byte) []byte {
 // ask returns the reply to a command, and sends it first unless it went with the group.
 func (t *transaction) ask(c command) (mail.Reply, error) {
 	if !t.grouped {
+		if t.conn.r.Buffered() > 0 {
+			return t.unasked()
+		}
 		t.command = c.append(t.command[:0], t)
 		t.conn.send(t.command, t.server.Timeouts.Mail)
 	}
@@ -224,16 +227,13 @@ func (t *transaction) stop(c command, reply mail.Reply, err error) {
 
 // cut is for a session that is lost before the content was sent to its end.
 func (t *transaction) cut(doing string, err error) {
+	if t.grouped {
+		t.doubt(err)
+	}
 	r := t.lost(doing, err)
 	if !t.conn.interrupted.Load() {
 		t.refuse(r)
 	}
-}
-
-// unasked ends a session in which the server has spoken out of turn: to say goodbye, most likely.
-func (t *transaction) unasked() {
-	reply, err := t.conn.reply(t.server.Timeouts.Quit)
-	t.stop(cmdMail, reply, err)
 }
 
 // drain reads the replies to the rest of a group after its MAIL was refused.

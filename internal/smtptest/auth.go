@@ -49,7 +49,7 @@ func (c *session) auth(line string) error {
 	case c.tls == nil && !c.server.opts.AuthInClear:
 		return c.say(line, "538 5.7.11 not in clear")
 	}
-	if reply := c.server.scripted(line, ""); reply != "" {
+	if reply := c.scripted(line, ""); reply != "" {
 		return c.say(line, reply)
 	}
 	run, known := mechanisms[strings.ToUpper(fields[1])]

@@ -34,8 +34,13 @@ type Options struct {
 	//	.         the end of the content, by DATA or by BDAT; with LMTP ". ADDRESS", once for each recipient
 	//
 	// and the longest key that fits counts. A value is the reply, its lines separated by "\n", or one of Close, Reset,
-	// Hang and Stall, or text that follows Raw. After a 421 the server hangs up, as it does after whatever it says at TLS and BODY.
+	// Hang and Stall, or text that follows Raw, Flood or Drip. One of those may be the last line of a reply, too: it is
+	// done when that has been sent. After a 421 the server hangs up, as it does after whatever it says at TLS and BODY.
 	Replies map[string]string
+
+	// Script, if set, is asked before Replies, with the connection, counted from 1, and the command line or stage; "" leaves
+	// it to Replies. Each connection asks from a goroutine of its own.
+	Script func(connection int, line string) string
 
 	Certificate Certificate // what STARTTLS, or ImplicitTLS, presents; NoTLS: neither
 	ImplicitTLS bool        // TLS from the first octet
@@ -58,11 +63,14 @@ type Options struct {
 
 // What a script can do instead of answering.
 const (
-	Close = "!close" // hang up without a word
-	Reset = "!reset" // hang up with a TCP reset
-	Hang  = "!hang"  // say nothing until the client has gone
-	Stall = "!stall" // not even read any more, until the server is closed
-	Raw   = "!raw "  // send what follows as it is, and go on
+	Close = "!close"  // hang up without a word
+	Reset = "!reset"  // hang up with a TCP reset
+	Hang  = "!hang"   // say nothing until the client has gone
+	Stall = "!stall"  // not even read any more, until the server is closed
+	Raw   = "!raw "   // send what follows as it is, and go on
+	Flood = "!flood " // send what follows again and again until the client has gone
+	Drip  = "!drip "  // send the text after the wait that follows, as "59s 220 hi\r\n", an octet after each wait
+	Took  = "!took "  // at the end of the content: keep the message, and then do what follows without having said so
 )
 
 var defaultExtensions = []string{"PIPELINING", "SIZE 104857600", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES"}

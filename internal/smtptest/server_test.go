@@ -171,3 +171,47 @@ func TestDiscard(t *testing.T) {
 		t.Errorf("%d messages, kept %v and %v", s.Accepted(), s.Messages(), s.Commands())
 	}
 }
+
+func TestScriptKnowsTheConnection(t *testing.T) {
+	s := NewServer(t, Options{Replies: map[string]string{"NOOP": "250 as ever"}, Script: func(connection int, line string) string {
+		if connection == 2 && line == "NOOP" {
+			return "250 for you\n" + Close
+		}
+		return ""
+	}})
+	for i, want := range []string{"\r\n250 as ever\r\n250 as ever\r\n", "\r\n250 for you\r\n"} {
+		if said := talk(t, s, "NOOP\r\n", "NOOP\r\n"); !strings.HasSuffix(said, want) {
+			t.Errorf("connection %d: the server said %q, want %q at the end", i+1, said, want)
+		}
+	}
+}
+
+// TestTook has a server take a message, and not say so.
+func TestTook(t *testing.T) {
+	s := NewServer(t, Options{Replies: map[string]string{".": Took + Close}})
+	said := talk(t, s, "EHLO x\r\n", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n", "hello\r\n.\r\n")
+	if !strings.HasSuffix(said, "\r\n354 go ahead\r\n") || s.Accepted() != 1 {
+		t.Errorf("the server said %q, and took %d messages", said, s.Accepted())
+	}
+}
+
+func TestDripAndFlood(t *testing.T) {
+	s := NewServer(t, Options{Replies: map[string]string{"CONNECT": Drip + "1us 220 hi\r\n", "EHLO": Flood + "250-x\r\n"}})
+	conn, err := net.Dial("tcp", s.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	if line, err := r.ReadString('\n'); line != "220 hi\r\n" || err != nil {
+		t.Errorf("drip: %q, %v", line, err)
+	}
+	if _, err := io.WriteString(conn, "EHLO x\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	for range 10000 {
+		if line, err := r.ReadString('\n'); line != "250-x\r\n" || err != nil {
+			t.Fatalf("flood: %q, %v", line, err)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // A session is one connection. Its methods return errEnd, or an error of the connection, when it is over.
@@ -150,7 +151,7 @@ func (c *session) startTLS(line string) error {
 
 func (c *session) handshake() error {
 	c.server.note("TLS")
-	if script := c.server.scripted("TLS", ""); script != "" {
+	if script := c.scripted("TLS", ""); script != "" {
 		// Only when the client has begun, so that what is said is part of the handshake.
 		if _, err := c.r.Peek(1); err != nil {
 			return err
@@ -237,8 +238,8 @@ func (c *session) end(content []byte) error {
 	if c.server.opts.LMTP {
 		return c.endForEach(content)
 	}
-	reply := c.server.scripted(".", "250 2.0.0 taken")
-	if reply[0] == '2' && len(c.message.Recipients) > 0 {
+	reply, silently := strings.CutPrefix(c.scripted(".", "250 2.0.0 taken"), Took)
+	if (silently || reply[0] == '2') && len(c.message.Recipients) > 0 {
 		c.message.Content = content
 		c.messages++
 		c.server.keep(c.message) // before the client hears of it, so that a test that waits for it finds the message
@@ -253,7 +254,7 @@ func (c *session) endForEach(content []byte) error {
 	all := c.message.Recipients
 	c.message.Recipients, c.message.Content = nil, content
 	for _, r := range all {
-		reply := c.server.scripted(". "+r.Address, "250 2.0.0 delivered")
+		reply := c.scripted(". "+r.Address, "250 2.0.0 delivered")
 		if replies = append(replies, reply); reply[0] == '2' {
 			c.message.Recipients = append(c.message.Recipients, r)
 		}
@@ -282,7 +283,7 @@ func (c *session) bdat(line string) error {
 	if !c.inMail || len(c.message.Recipients) == 0 {
 		usual = "503 5.5.1 no valid recipients"
 	}
-	if script := c.server.scripted("BODY", ""); script != "" && usual == "" {
+	if script := c.scripted("BODY", ""); script != "" && usual == "" {
 		if _, err := c.r.Peek(1); err != nil {
 			return err
 		}
@@ -295,7 +296,7 @@ func (c *session) bdat(line string) error {
 	if err != nil {
 		return err
 	}
-	if reply := c.server.scripted(line, usual); reply != "" {
+	if reply := c.scripted(line, usual); reply != "" {
 		_, err := c.perform(reply)
 		return err
 	}
@@ -345,7 +346,7 @@ func (c *session) content() ([]byte, error) {
 	if _, err := c.r.Peek(1); err != nil {
 		return nil, err
 	}
-	if script := c.server.scripted("BODY", ""); script != "" {
+	if script := c.scripted("BODY", ""); script != "" {
 		c.server.note("BODY")
 		if reply, err := c.perform(script); err != nil || reply != "" {
 			return nil, errEnd
@@ -411,6 +412,16 @@ func (c *session) line() (string, error) {
 	return string(line), nil
 }
 
+// scripted returns what the script says to line, or otherwise.
+func (c *session) scripted(line, otherwise string) string {
+	if script := c.server.opts.Script; script != nil {
+		if reply := script(c.number, line); reply != "" {
+			return reply
+		}
+	}
+	return c.server.scripted(line, otherwise)
+}
+
 // say answers line as the script says, else with usual.
 func (c *session) say(line, usual string) error {
 	_, err := c.answer(line, usual)
@@ -419,7 +430,7 @@ func (c *session) say(line, usual string) error {
 
 // answer is like say and returns the reply as well: never empty if the error is nil.
 func (c *session) answer(line, usual string) (string, error) {
-	reply, err := c.perform(c.server.scripted(line, usual))
+	reply, err := c.perform(c.scripted(line, usual))
 	if reply == "" {
 		reply = usual
 	}
@@ -428,6 +439,17 @@ func (c *session) answer(line, usual string) (string, error) {
 
 // perform does what a line of the script says, and returns the reply if it was one.
 func (c *session) perform(script string) (string, error) {
+	if last := strings.LastIndex(script, "\n!"); last > 0 {
+		reply, err := c.perform(script[:last])
+		if err == nil {
+			err = c.w.Flush()
+		}
+		if err != nil {
+			return "", err
+		}
+		_, err = c.perform(script[last+1:])
+		return reply, err
+	}
 	switch script {
 	case Close:
 		return "", errEnd
@@ -450,6 +472,12 @@ func (c *session) perform(script string) (string, error) {
 		<-c.server.done
 		return "", errEnd
 	}
+	if text, ok := strings.CutPrefix(script, Flood); ok {
+		return "", c.flood(text)
+	}
+	if text, ok := strings.CutPrefix(script, Drip); ok {
+		return "", c.drip(text)
+	}
 	if raw, ok := strings.CutPrefix(script, Raw); ok {
 		_, err := c.w.WriteString(raw)
 		if code, convErr := strconv.Atoi(raw[:min(3, len(raw))]); convErr == nil && code > 0 {
@@ -464,6 +492,35 @@ func (c *session) perform(script string) (string, error) {
 		return script, errEnd
 	}
 	return script, nil
+}
+
+// flood sends a text until nobody takes it any more.
+func (c *session) flood(text string) error {
+	for {
+		if _, err := c.w.WriteString(text); err != nil {
+			return err
+		}
+	}
+}
+
+// drip sends a text octet by octet.
+func (c *session) drip(script string) error {
+	wait, text, _ := strings.Cut(script, " ")
+	pause, err := time.ParseDuration(wait)
+	if err != nil {
+		return err
+	}
+	for i := range len(text) {
+		select {
+		case <-time.After(pause):
+		case <-c.server.done:
+			return errEnd
+		}
+		if err := errors.Join(c.w.WriteByte(text[i]), c.w.Flush()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *session) raw() net.Conn {
