@@ -26,7 +26,7 @@ var layers = [][]string{
 
 // workshop lists the packages that are never part of a program we install: servers and crashes for tests, benchmarks.
 // They import what they like and nobody but tests imports them.
-var workshop = []string{"internal/smtptest", "internal/dnstest", "internal/crashtest", "internal/realtest", "bench"}
+var workshop = []string{"internal/smtptest", "internal/dnstest", "internal/crashtest", "internal/realtest", "internal/faulttest", "bench"}
 
 // doors names, for each library, the packages that may import it. A library behind one door can be replaced by reading
 // one package, and sendmail cannot come to link it by accident.

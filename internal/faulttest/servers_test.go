@@ -1,0 +1,415 @@
+package faulttest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/postrider/postrider/deliver"
+	"github.com/postrider/postrider/deliver/failover"
+	"github.com/postrider/postrider/deliver/mx"
+	"github.com/postrider/postrider/deliver/smtp"
+	"github.com/postrider/postrider/internal/smtptest"
+)
+
+// actions are what a server does in place of an answer. Those that are none of its business at some stage are tried there
+// all the same.
+var actions = []struct{ name, does string }{
+	{"FIN", smtptest.Close},
+	{"RST", smtptest.Reset},
+	{"hang", smtptest.Hang},
+	{"421", "421 4.3.2 going down"},
+	{"5xx", "554 5.7.0 not you"},
+	{"garbage", smtptest.Raw + "what is this?\r\n"},
+
+	{"not reading", smtptest.Stall},
+	{"4xx", "451 4.3.0 later"},
+	{"5xx, then FIN", "554 5.7.0 not you\n" + smtptest.Close},
+	{"421, and goes on", smtptest.Raw + "421 4.3.2 going down\r\n"},
+	{"2xx, then RST", "250 2.0.0 fine\n" + smtptest.Reset},
+	{"2xx, then FIN", "250 2.0.0 fine\n" + smtptest.Close},
+	{"3xx", smtptest.Raw + "354 go ahead\r\n"},
+	{"1xx", smtptest.Raw + "150 wait\r\n"},
+	{"a reply too many", smtptest.Raw + "250 fine\r\n250 and more\r\n"},
+	{"all replies ahead", smtptest.Raw + "220 a\r\n" + strings.Repeat("250 b\r\n", 5) + "354 c\r\n250 d\r\n221 e\r\n"},
+	{"NUL", smtptest.Raw + "250 fi\x00ne\r\n"},
+	{"bare CR", smtptest.Raw + "250 fi\rne\r\n"},
+	{"codes that differ", smtptest.Raw + "250-one\r\n550 two\r\n"},
+	{"a reply without end", smtptest.Raw + "250-one\r\n"},
+	{"half a line, then FIN", smtptest.Raw + "250 fin\n" + smtptest.Close},
+	{"endless lines", smtptest.Flood + "250-and so on\r\n"},
+	{"endless line", smtptest.Flood + "220 and so on "},
+	{"3xx, and 2xx at once", smtptest.Raw + "354 go ahead\r\n250 taken\r\n"},
+	{"takes it, then FIN", smtptest.Took + smtptest.Close},
+	{"takes it, then RST", smtptest.Took + smtptest.Reset},
+	{"takes it, then hang", smtptest.Took + smtptest.Hang},
+	{"takes it, then garbage", smtptest.Took + smtptest.Raw + "what is this?\r\n"},
+	{"takes it, then endless lines", smtptest.Took + smtptest.Flood + "250-and so on\r\n"},
+	{"drip", smtptest.Drip + "59s 250-one octet a minute, whatever was asked\r\n250 is what you get from me\r\n"},
+}
+
+// silent says which actions are no more than silence on a connection that stays: only a deadline ends that.
+func silent(action string) bool {
+	switch action {
+	case "takes it, then hang", "takes it, then garbage", "3xx, and 2xx at once", "hang", "not reading", "drip", "421, and goes on", "a reply without end", "3xx", "1xx", "all replies ahead", "a reply too many", "garbage", "NUL", "bare CR", "codes that differ":
+		return true
+	}
+	return false
+}
+
+// miscounts says which actions are a reply too many or too few, each of which makes sense by itself.
+func miscounts(action string) bool {
+	return action == "a reply too many" || action == "all replies ahead" || action == "a reply without end"
+}
+
+// A cell is one case.
+type cell struct {
+	fault
+	extensions string
+	security   string // of securities
+	socket     bool   // TCP and real time, rather than a pipe and time that passes while all wait
+	beside     bool   // another server, which is sound, takes mail for the same domain
+	sessions   int    // at once
+	letters    int
+}
+
+const (
+	plain = "plain"
+	may   = "TLS if it can be had"
+	must  = "TLS with a login"
+)
+
+func (c cell) String() string {
+	s := fmt.Sprintf("%s at %s, %s, %s, extensions %q", c.name, c.stage, c.when, c.security, c.extensions)
+	if c.socket {
+		s += ", by TCP"
+	}
+	if c.beside {
+		s += ", beside a sound one"
+	}
+	if c.sessions > 1 {
+		s += fmt.Sprintf(", %d sessions", c.sessions)
+	}
+	return s
+}
+
+// pointless says which cells have nothing to try.
+func (c cell) pointless() bool {
+	tls := c.stage == "STARTTLS" || c.stage == "handshake" || c.stage == "EHLO after TLS"
+	auth := c.stage == "AUTH" || c.stage == "AUTH END"
+	return tls && c.security == plain || auth && c.security != must || (opening(c.stage) || c.stage == "QUIT") && c.when == third ||
+		strings.HasPrefix(c.does, smtptest.Took) && c.stage != "dot" ||
+		c.socket && silent(c.name) || !c.socket && strings.Contains(c.name, "RST")
+}
+
+// blind says that nobody can tell which reply is whose: several messages were on their way when the server lost count.
+func (c cell) blind() bool {
+	return miscounts(c.name) && c.extensions == "PIPELINING CHUNKING" && !opening(c.stage) && (c.when != always || c.stage == "RSET")
+}
+
+// TestServers sends letters to a server that goes wrong at one stage, and again when it is well.
+func TestServers(t *testing.T) {
+	var count tally
+	t.Run("cells", func(t *testing.T) {
+		for _, c := range cells() {
+			t.Run(c.String(), func(t *testing.T) {
+				t.Parallel()
+				if c.socket {
+					count.add(t, c.run)
+				} else {
+					synctest.Test(t, func(t *testing.T) { count.add(t, c.run) })
+				}
+			})
+		}
+	})
+	t.Log(&count)
+}
+
+// cells returns the product of everything, or the choice of it: each action at each stage, in clear and with TLS, to a
+// server that wants one message after the other and to one that takes many at once.
+func cells() (list []cell) {
+	ways := []string{"", "PIPELINING", "CHUNKING", "PIPELINING CHUNKING"}
+	for _, stage := range stages {
+		for n, a := range actions {
+			for _, security := range []string{plain, may, must} {
+				for e, extensions := range ways {
+					for o, when := range []when{always, third, once} {
+						for b := range 8 {
+							c := cell{
+								fault: fault{stage, a.name, a.does, when}, extensions: extensions, security: security,
+								socket: b&1 > 0, beside: b&2 > 0, sessions: 1, letters: 7,
+							}
+							if b&4 > 0 {
+								c.sessions = 3
+							}
+							rst := strings.Contains(a.name, "RST")
+							core := n < 6 && (extensions == ways[0] || extensions == ways[3]) && security != may && c.socket == rst && !c.beside && c.sessions == 1 && when != once
+							turn := (n+2*e+o)%3 == 0 && (security == must) == (n%2 > 0) && security != may && (b&^1 == (n+o)%4*2)
+							if !c.pointless() && (proof() || core || n >= 6 && turn && e%2 == n%2) {
+								list = append(list, c)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	return list
+}
+
+// A tally counts cells.
+type tally struct {
+	cells, findings, fired, ambiguous, longest, most atomic.Int64
+}
+
+func (c *tally) String() string {
+	return fmt.Sprintf("%d cells, %d findings: %d faults, %d possible duplicates, a pass took %v at most, a connection %d octets", c.cells.Load(),
+		c.findings.Load(), c.fired.Load(), c.ambiguous.Load(), time.Duration(c.longest.Load()).Round(time.Second), c.most.Load())
+}
+
+// add runs a cell.
+func (c *tally) add(t *testing.T, run func(t *testing.T, c *tally)) {
+	c.cells.Add(1)
+	defer func() {
+		if t.Failed() {
+			c.findings.Add(1)
+		}
+	}()
+	run(t, c)
+}
+
+func most(a *atomic.Int64, n int64) {
+	for old := a.Load(); n > old && !a.CompareAndSwap(old, n); old = a.Load() {
+	}
+}
+
+// host is a server as the engine sees it.
+type host struct {
+	*smtptest.Server
+	t     *testing.T
+	cell  cell
+	count *tally
+}
+
+// Bounds of what may come of a fault.
+const (
+	maxHeard = 160 << 10 // octets that are read from one connection
+	maxPass  = wait - time.Hour
+)
+
+func (c cell) run(t *testing.T, count *tally) {
+	w := newWorld(t, c.sessions, nil)
+	c.compose(w)
+	d, sound := newDirector(c.fault, w.letters), newDirector(fault{}, w.letters)
+	bad := host{c.start(t, smtptest.Options{Script: d.script}), t, c, count}
+	good := host{c.start(t, smtptest.Options{Hostname: "mx2.invalid", Script: sound.script}), t, c, count}
+	resolve := w.opts.Resolve
+	w.opts.Resolve = func(hop string) (deliver.Route, error) {
+		if hop != "mx.example" {
+			return resolve(hop)
+		}
+		hosts := []host{bad}
+		if c.beside {
+			hosts = append(hosts, good)
+		}
+		return deliver.Route{Transport: c.transport(w, hosts), Domain: hop, Concurrency: c.sessions}, nil
+	}
+	verdict := func() verdict {
+		return verdict{append(bad.Messages(), good.Messages()...), func(rcpt string) bool { return d.hasRefused(rcpt) || sound.hasRefused(rcpt) }, d.hasClaimed, c.blind()}
+	}
+	w.submit()
+	start := time.Now()
+	w.pass()
+	if took := time.Since(start); took > maxPass {
+		t.Errorf("the pass took %v", took)
+	} else {
+		most(&count.longest, int64(took))
+	}
+	fates := w.judge(1, verdict())
+	d.heal()
+	w.later(wait + time.Hour)
+	w.pass()
+	w.judgeAll(2, verdict())
+	for _, f := range fates {
+		count.ambiguous.Add(int64(f.ambiguous))
+	}
+	count.fired.Add(int64(d.fired))
+	if d.fired == 0 && !c.excused() {
+		t.Error("nothing went wrong")
+	}
+	if len(d.early) > 0 && c.security == must {
+		t.Errorf("%q in clear", d.early)
+	}
+	if n := bad.Connections(); n > 8*c.letters {
+		t.Errorf("%d connections", n)
+	}
+	for _, s := range []host{bad, good} {
+		for _, v := range s.Violations() {
+			t.Errorf("the client breaks the protocol: %s", v)
+		}
+	}
+}
+
+// excused says at which stages some sessions do not come.
+func (c cell) excused() bool { return c.stage == "RSET" || c.stage == "QUIT" || c.when == third }
+
+// compose writes the letters: most have one recipient, some two; one of them nobody knows, one letter nobody wants; one is
+// large.
+func (c cell) compose(w *world) {
+	for n := range c.letters {
+		size, rcpts := 100, []string{fmt.Sprintf("r%d@mx.example", n)}
+		switch n {
+		case 1:
+			size = 200 << 10
+		case 2:
+			rcpts = append(rcpts, "nobody@mx.example", "r2b@mx.example")
+		}
+		w.write(n, size, rcpts...)
+	}
+	w.letters[4].sender = "spam@home.example"
+	w.letters[4].rcpts = []string{"r4.spam@mx.example"}
+}
+
+// start starts a server as the cell has it.
+func (c cell) start(t *testing.T, o smtptest.Options) *smtptest.Server {
+	o.Extensions = append(strings.Fields(c.extensions), "ENHANCEDSTATUSCODES")
+	switch c.security {
+	case may:
+		o.Certificate = smtptest.UnknownCA
+	case must:
+		o.Certificate, o.Users = smtptest.Valid, map[string]string{"ann": "secret"}
+	}
+	if c.socket {
+		return smtptest.NewServer(t, o)
+	}
+	return smtptest.NewPipe(t, o)
+}
+
+// transport leads to hosts.
+func (c cell) transport(w *world, hosts []host) deliver.Transport {
+	var list []mx.Host
+	for n := range hosts {
+		list = append(list, address(n))
+	}
+	open := func(ctx context.Context, h mx.Host) (deliver.Session, error) {
+		to := hosts[h.Addrs[0].As4()[3]]
+		s, err := smtp.Open(ctx, to.server(h))
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+	if len(hosts) == 1 {
+		return transportFunc(func(ctx context.Context) (deliver.Session, error) { return open(ctx, list[0]) })
+	}
+	return &failover.Transport{
+		Find: func(context.Context, string) ([]mx.Host, error) { return list, nil }, Dial: open, Strangers: true, Now: w.now,
+	}
+}
+
+// address is where host n is met.
+func address(n int) mx.Host {
+	return mx.Host{Name: fmt.Sprintf("mx%d.invalid", n), Port: 25, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(n)})}}
+}
+
+// A transportFunc is a transport that is only a function.
+type transportFunc func(ctx context.Context) (deliver.Session, error)
+
+func (f transportFunc) Open(ctx context.Context, _ string) (deliver.Session, error) { return f(ctx) }
+
+// server returns how to connect to a host, with the deadlines that everybody gets.
+func (h host) server(to mx.Host) *smtp.Server {
+	s := &smtp.Server{Host: to.Name, Addrs: to.Addrs, Hello: "here.example", Dial: h.dial}
+	switch h.cell.security {
+	case may:
+		s.TLS = smtp.TLSMay
+	case must:
+		s.TLS, s.RootCAs, s.Host = smtp.TLSVerify, h.CertPool(), "127.0.0.1"
+		s.User, s.Password = "ann", func() (string, error) { return "secret", nil }
+	}
+	return s
+}
+
+func (h host) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	var conn net.Conn
+	var err error
+	if h.cell.socket {
+		conn, err = new(net.Dialer).DialContext(ctx, "tcp", h.Addr())
+	} else {
+		conn, err = h.Server.Dial(ctx, "", "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if h.cell.socket {
+		return conn, nil
+	}
+	return &meter{Conn: wire(conn), t: h.t, count: h.count}, nil
+}
+
+// wire puts a wire with room for some octets before a connection: who sends need not wait until the other side reads.
+func wire(far net.Conn) net.Conn {
+	near, end := net.Pipe()
+	sent := make(chan []byte, 128)
+	go func() {
+		defer close(sent)
+		for {
+			b := make([]byte, 1<<10)
+			n, err := end.Read(b)
+			if err != nil {
+				return
+			}
+			sent <- b[:n]
+		}
+	}()
+	go func() {
+		for b := range sent {
+			if _, err := far.Write(b); err != nil {
+				break
+			}
+		}
+		far.Close()
+		end.Close()
+		for range sent {
+		}
+	}()
+	go func() {
+		b := make([]byte, 2<<10)
+		for {
+			n, err := far.Read(b)
+			if err == nil {
+				_, err = end.Write(b[:n])
+			}
+			if err != nil {
+				far.Close()
+				end.Close()
+				return
+			}
+		}
+	}()
+	return near
+}
+
+// A meter counts what is read from a host.
+type meter struct {
+	net.Conn
+	t     *testing.T
+	count *tally
+	heard int64
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.Conn.Read(p)
+	if m.heard += int64(n); m.heard > maxHeard {
+		m.t.Errorf("%d octets were read from a connection", m.heard)
+		return 0, net.ErrClosed
+	}
+	most(&m.count.most, m.heard)
+	return n, err
+}
