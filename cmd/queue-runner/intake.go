@@ -302,9 +302,16 @@ type received struct {
 	s   submit.Submission
 }
 
-func (r *received) Commit() (mail.ID, error) {
+func (r *received) Commit() (id mail.ID, err error) {
 	defer r.in.messages.give(r.who.key())
-	id, err := r.in.commit(r.Pending)
+	defer func() {
+		// It may run beside the session, where nobody else would keep it from ending all of them.
+		if v := recover(); v != nil {
+			r.in.logf("internal error: %v\n%s", v, debug.Stack())
+			err = submit.NotQueued(errors.New("internal error"))
+		}
+	}()
+	id, err = r.in.commit(r.Pending)
 	switch {
 	case err != nil:
 	case r.who.login != "":

@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"strings"
@@ -139,4 +141,46 @@ func TestStrangers(t *testing.T) {
 	hears(first, "220 ")
 	hears(first, "530 5.7.0 ")
 	hears(connect(), "421 4.3.2 ")
+}
+
+// What breaks our own code while a message is committed beside the session ends neither the session nor all others.
+func TestPanicOverACommit(t *testing.T) {
+	dir := t.TempDir()
+	if err := spool.Create(dir); err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	in, err := newIntake(&config.Config{Spool: dir, Hostname: "here.example"}, true, func(format string, args ...any) { fmt.Fprintf(&log, format, args...) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.dir.Close()
+	in.wake = func() { panic("boom") }
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() { in.attend(t.Context(), server, false) })
+	// What follows the end of the message lets the session go on meanwhile.
+	if _, err := client.Write([]byte("MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n.\r\nQUIT\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	said, err := io.ReadAll(client)
+	all.Wait()
+	if want := "\r\n451 4.3.0 cannot queue message: internal error\r\n221 "; err != nil || !strings.Contains(string(said), want) {
+		t.Errorf("%q, %v; want %q in it", said, err, want)
+	}
+	if !strings.HasPrefix(log.String(), "internal error: boom\n") || len(in.messages.of) > 0 {
+		t.Errorf("%d messages are under way; log: %s", len(in.messages.of), &log)
+	}
 }
