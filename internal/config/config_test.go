@@ -253,7 +253,7 @@ func TestSizesAndDurations(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"not TOML", "spool /tmp", "1:7: expected '=' after key"},
-		{"unquoted string", "hostname = web1.example.com", "1:12: unexpected character U+0077 'w' at start of value"},
+		{"unquoted string", "hostname = web1.example.com", "1:12: unexpected character U+0077 'w' at start of value; text stands in quotes"},
 		{"quote without end", "domain = \"a\n", "1:12: basic strings cannot have new lines"},
 		{"end in the middle", "domain =", "1:8: expected value, not end of input"},
 		{"columns are characters", `log = "ü" x`, `1:11: expected newline but got U+0078 'x'`},

@@ -81,8 +81,12 @@ func readDocument(file string, data []byte) (*document, error) {
 		if !errors.As(err, &pe) {
 			return nil, &Error{File: file, Text: err.Error()}
 		}
+		hint := ""
+		if strings.HasSuffix(pe.Message, "at start of value") {
+			hint = "; text stands in quotes"
+		}
 		// What the parser highlights is part of data: what is left behind its start tells where that is.
-		return nil, d.errorAt(cap(data)-cap(pe.Highlight), "%s", pe.Message)
+		return nil, d.errorAt(cap(data)-cap(pe.Highlight), "%s%s", pe.Message, hint)
 	}
 	return d, nil
 }
