@@ -28,6 +28,7 @@ var parts = []struct {
 }{
 	{"submission", "Submission: one sendmail process for each message", submission},
 	{"socket", "Submission socket, and SMTP on standard input", intake},
+	{"addresses", "Reading the recipients in a header", addresses},
 	{"pass", "A pass over 2,000 messages of 2 KB to one smarthost on loopback", pass},
 	{"drain", "Draining 10,000 messages of 2 KB to one smarthost", drain},
 	{"large", "A message of 100 MB, over TLS", large},

@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"debug/elf"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -55,6 +56,11 @@ func TestInstallAndUninstall(t *testing.T) {
 	if got := tree(t, dir); !slices.Equal(got, installed) {
 		t.Errorf("installed\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(installed, "\n"))
 	}
+	for _, program := range []string{"usr/sbin/sendmail", "usr/sbin/queue-runner", "usr/bin/mailq"} {
+		if interpreted, err := needsLoader(filepath.Join(dir, program)); interpreted || err != nil {
+			t.Errorf("%s is not static (%v)", program, err)
+		}
+	}
 	unit, err := os.ReadFile(filepath.Join(dir, "usr/lib/systemd/system/postrider.service"))
 	if err != nil || !strings.Contains(string(unit), "\nExecStart=/usr/sbin/queue-runner\n") {
 		t.Errorf("the unit does not start what was installed (%v):\n%s", err, unit)
@@ -86,6 +92,16 @@ func TestPassesAreNotLimited(t *testing.T) {
 	if !strings.Contains(section, "\nStartLimitIntervalSec=0\n") {
 		t.Errorf("[Unit] has no StartLimitIntervalSec=0:\n%s", section)
 	}
+}
+
+// needsLoader reports whether a program needs libraries when it starts.
+func needsLoader(path string) (bool, error) {
+	f, err := elf.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	return slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC }), nil
 }
 
 // tree lists the files and links below dir.
