@@ -243,7 +243,7 @@ func (s *Spool) claim(x *tx, d due, now time.Time, again func(id mail.ID, attemp
 	p.active, p.asked = true, false
 	p.lastTime = now
 	p.next = again(d.id, p.attempts)
-	if err := s.route(x, m.sender, &p); err != nil {
+	if err := s.route(x, &m, &p); err != nil {
 		return c, 0, "", err
 	}
 	return Claimed{d.n, p.attempts, p.told}, m.pending, p.last.Relay, x.putRecipient(d.id, d.n, &p)

@@ -68,7 +68,7 @@ func (s *Spool) releaseSome(x *tx, now time.Time) error {
 			return errDamaged
 		}
 		p.hop = ""
-		if err := s.route(x, m.sender, &p); err != nil {
+		if err := s.route(x, &m, &p); err != nil {
 			return err
 		}
 		if err := x.putRecipient(d.id, d.n, &p); err != nil {

@@ -21,6 +21,7 @@ type message struct {
 	journal  bool      // there is one
 	begin    time.Time // when it could be sent: its age counts from then
 	deadline time.Time // see Late; zero if there is none, or none any more
+	tls      mail.TLSWish
 }
 
 // A recipient is the record of a recipient that is not final.
@@ -80,6 +81,7 @@ func (m *message) encode(key []byte) []byte {
 	b = appendBool(b, m.journal)
 	b = appendTime(b, m.begin)
 	b = appendTime(b, m.deadline)
+	b = append(b, byte(m.tls))
 	return seal(key, b)
 }
 
@@ -95,6 +97,9 @@ func (m *message) decode(key, value []byte) error {
 	m.journal = r.bool()
 	m.begin = r.time()
 	m.deadline = r.time()
+	if len(r.b) > 0 { // once it was not written
+		m.tls = mail.TLSWish(r.byte())
+	}
 	return r.err
 }
 

@@ -9,19 +9,28 @@ import (
 
 // route sets where a recipient goes next. As long as a next hop is left alone, its failures count as attempts of whoever
 // would go there: who has another way after so many takes it.
-func (s *Spool) route(x *tx, sender mail.Path, p *recipient) error {
+func (s *Spool) route(x *tx, m *message, p *recipient) error {
 	if p.hop == heldHop {
 		return nil
 	}
 	now := s.opts.Now()
 	for attempts := p.attempts; ; {
-		p.hop = s.opts.Route(sender, p.path, attempts, p.expanded)
+		p.hop = s.nextHop(m, p, attempts)
 		h, _, err := x.hop(p.hop)
 		if err != nil || h.failures <= attempts || !s.sane(p.hop, h.until, now).After(now) {
 			return err
 		}
 		attempts = h.failures
 	}
+}
+
+// nextHop asks for the next hop of a recipient for whom so many attempts have been made.
+func (s *Spool) nextHop(m *message, p *recipient, attempts int) string {
+	hop := s.opts.Route(m.sender, p.path, attempts, p.expanded)
+	if s.opts.ByTLS != nil && m.tls != mail.TLSUnsaid {
+		hop = s.opts.ByTLS(hop, m.tls)
+	}
+	return hop
 }
 
 // failOver routes again what waits for next hops that have just failed, where that may make a difference.
@@ -91,7 +100,7 @@ func (s *Spool) failOverBatch(x *tx, hop string, from []byte) (next []byte, err 
 		if !ok || !found {
 			return nil, errDamaged
 		}
-		if err := s.route(x, msg.sender, &m.p); err != nil {
+		if err := s.route(x, &msg, &m.p); err != nil {
 			return nil, err
 		}
 		if m.p.hop != hop {
@@ -176,7 +185,7 @@ func (s *Spool) followBatch(x *tx, from []byte) (next []byte, err error) {
 		was := m.p
 		m.old = was.dueKey(m.id, m.n)
 		if ok && m.p.hop != heldHop {
-			m.p.hop = s.opts.Route(msg.sender, m.p.path, m.p.attempts, m.p.expanded)
+			m.p.hop = s.nextHop(&msg, &m.p, m.p.attempts)
 			m.p.next = s.reschedule(&msg, &m.p)
 		}
 		if m.p.hop != was.hop || !m.p.next.Equal(was.next) {

@@ -144,7 +144,7 @@ func (s *Spool) dispose(x *tx, m *message, st Settlement) (final int, err error)
 			}
 			continue
 		}
-		if err := s.amend(x, &p, m.sender, d); err != nil {
+		if err := s.amend(x, &p, m, d); err != nil {
 			return final, err
 		}
 		if err := x.putRecipient(st.ID, d.Recipient, &p); err != nil {
@@ -155,7 +155,7 @@ func (s *Spool) dispose(x *tx, m *message, st Settlement) (final int, err error)
 }
 
 // amend writes the result of an attempt that was not final into the record.
-func (s *Spool) amend(x *tx, p *recipient, sender mail.Path, d Disposition) error {
+func (s *Spool) amend(x *tx, p *recipient, m *message, d Disposition) error {
 	p.active = false
 	p.expanded, p.told = p.expanded || d.Expanded, p.told || d.Told
 	if d.Untried {
@@ -167,7 +167,7 @@ func (s *Spool) amend(x *tx, p *recipient, sender mail.Path, d Disposition) erro
 		p.next = d.Next
 	}
 	p.asked = p.asked || d.Untried && s.selective()
-	return s.route(x, sender, p)
+	return s.route(x, m, p)
 }
 
 // finish stores the message record, or puts a tombstone in its place.

@@ -69,6 +69,9 @@ type Router func(sender, recipient mail.Path, attempts int, expanded bool) strin
 type Options struct {
 	// Route is asked at take-in, and again for each attempt.
 	Route Router
+	// ByTLS returns the next hop that mail takes instead whose sender says something of TLS; nil means that it makes no
+	// difference.
+	ByTLS func(hop string, wish mail.TLSWish) string
 	// Routes is any string that changes when Route may answer differently. Queued recipients are then asked for again,
 	// and every next hop may be tried at once.
 	Routes string

@@ -176,25 +176,24 @@ func (s *Spool) insertMessage(x *tx, t Taken, final map[int]bool, askedFor *Sele
 	if err := x.tombstones.Delete(key); err != nil {
 		return err
 	}
-	pending := 0
+	m := message{
+		arrival: t.Envelope.Arrival, size: t.Size, sender: t.Envelope.Sender, journal: len(final) > 0,
+		begin: t.Envelope.Begin(), deadline: t.Envelope.DeliverBy.Deadline, tls: t.Envelope.Wish(),
+	}
 	for n, r := range t.Envelope.Recipients {
 		if final[n] {
 			continue
 		}
-		pending++
+		m.pending++
 		p := recipient{path: r.Path, expanded: r.Expanded, priority: t.Envelope.Urgency(os.Geteuid())}
 		p.hop, p.next = holdOf(&t.Envelope, s.opts.Now())
 		p.asked = askedFor != nil && askedFor.Recipient(r.Path) && p.hop != heldHop
-		if err := s.route(x, t.Envelope.Sender, &p); err != nil {
+		if err := s.route(x, &m, &p); err != nil {
 			return err
 		}
 		if err := x.putRecipient(t.ID, n, &p); err != nil {
 			return err
 		}
-	}
-	m := message{
-		arrival: t.Envelope.Arrival, size: t.Size, sender: t.Envelope.Sender, pending: pending, journal: len(final) > 0,
-		begin: t.Envelope.Begin(), deadline: t.Envelope.DeliverBy.Deadline,
 	}
 	if err := x.putDeadline(t.ID, m.deadline); err != nil {
 		return err

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -171,6 +173,67 @@ func TestNobodyVouchesForMX(t *testing.T) {
 	// But that much the sender hears, with no more of his message than the header.
 	if got := servers[0].Messages(); len(got) != 1 || got[0].Sender != "" || strings.Contains(string(got[0].Content), ".hello") {
 		t.Errorf("%d messages arrived", len(got))
+	}
+}
+
+// TestMailExchangersAreProven has a host that is the one that its domain names (DANE), one that is not, and one of which
+// nothing is said, and mail whose senders think differently of TLS.
+func TestMailExchangersAreProven(t *testing.T) {
+	dns := dnstest.NewServer(t,
+		"a.example. 60 IN MX 10 good.a.example.", "good.a.example. 60 IN A 127.0.0.2",
+		"b.example. 60 IN MX 10 other.b.example.", "other.b.example. 60 IN A 127.0.0.3",
+		"c.example. 60 IN MX 10 any.c.example.", "any.c.example. 60 IN A 127.0.0.2",
+		"example.org. 60 IN MX 10 good.a.example.",
+	)
+	dns.Sign("example", "org")
+	servers, port := samePort(t, smtptest.Options{Hostname: "good.a.example", Certificate: smtptest.SelfSigned, Extensions: []string{"REQUIRETLS"}},
+		smtptest.Options{Hostname: "other.b.example", Certificate: smtptest.SelfSigned, Extensions: []string{"REQUIRETLS"}})
+	good := sha256.Sum256(servers[0].TLS().Certificates[0].Certificate[0])
+	for _, host := range []string{"good.a.example", "other.b.example"} {
+		if err := dns.Add(fmt.Sprintf("_%d._tcp.%s. 60 IN TLSA 3 0 1 %x", port, host, good)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := newWorld(t, overMX(dns, port))
+	for _, m := range []struct {
+		wish mail.TLSWish
+		rcpt string
+	}{
+		{mail.TLSUnsaid, "proven@a.example"}, {mail.TLSRequired, "required@a.example"}, {mail.TLSNotRequired, "optional@a.example"},
+		{mail.TLSUnsaid, "proven@b.example"}, {mail.TLSRequired, "required@b.example"}, {mail.TLSNotRequired, "optional@b.example"},
+		{mail.TLSUnsaid, "any@c.example"}, {mail.TLSRequired, "required@c.example"},
+	} {
+		w.submitWith(func(env *mail.Envelope) { env.TLS = m.wish }, m.rcpt)
+	}
+	w.pass()
+	at := func(rcpt, host, addr, tls string) string {
+		return fmt.Sprintf("to=<%s>, relay=%s[%s]:%d, tls=%s, ", rcpt, host, addr, port, tls)
+	}
+	w.wantLog(
+		at("proven@a.example", "good.a.example", "127.0.0.2", "TLS1.3/verified/dane"),
+		at("required@a.example", "good.a.example", "127.0.0.2", "TLS1.3/verified/dane"),
+		at("optional@a.example", "good.a.example", "127.0.0.2", "TLS1.3/unverified"),
+		at("optional@b.example", "other.b.example", "127.0.0.3", "TLS1.3/unverified"),
+		at("any@c.example", "any.c.example", "127.0.0.2", "TLS1.3/unverified"),
+		"to=<required@c.example>, relay=none, ",
+		"dsn=5.7.30, status=bounced (the sender requires TLS, and nobody vouches for any.c.example being the right host (DANE, MTA-STS))",
+	)
+	waiting := w.waiting()
+	slices.Sort(waiting)
+	for i, rcpt := range []string{"proven@b.example: ", "required@b.example: "} {
+		if len(waiting) != 2 || !strings.HasPrefix(waiting[i], rcpt) || !strings.Contains(waiting[i], "cannot trust the certificate of other.b.example") {
+			t.Errorf("waiting: %q", waiting)
+			break
+		}
+	}
+	var required int
+	for _, m := range servers[0].Messages() {
+		if slices.Contains(m.Params, "REQUIRETLS") {
+			required++
+		}
+	}
+	if required != 2 { // the message, and the report about another one
+		t.Errorf("%d messages with REQUIRETLS", required)
 	}
 }
 

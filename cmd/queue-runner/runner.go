@@ -55,6 +55,14 @@ func newRunner(cfg *config.Config, s *steward, logf func(format string, args ...
 				}
 				return hop.String()
 			},
+			ByTLS: func(name string, wish mail.TLSWish) string {
+				hop, err := route.ParseHop(name)
+				if err != nil || cfg.Transports[hop.Transport].Scheme != "mx" {
+					return name
+				}
+				hop.TLS = wish
+				return hop.String()
+			},
 			Routes:   fingerprint(cfg),
 			FailOver: failOver(cfg.Routes),
 			Schedule: schedule(cfg),
@@ -94,6 +102,9 @@ func resolver(d dispatcher, s *steward, transports map[string]deliver.Transport)
 		t, ok := transports[hop.Transport]
 		if !ok {
 			return deliver.Route{}, fmt.Errorf("transport %q is not configured any more", hop.Transport)
+		}
+		if e, ok := t.(exchangers); ok {
+			t = e[hop.TLS]
 		}
 		c, retry := d.cfg.Transports[hop.Transport], retryAt(d.cfg, name)
 		return deliver.Route{

@@ -25,6 +25,7 @@ import (
 	"github.com/postrider/postrider/deliver/tlspolicy"
 	"github.com/postrider/postrider/deliver/users"
 	"github.com/postrider/postrider/internal/config"
+	"github.com/postrider/postrider/internal/mail"
 )
 
 // schemes says what makes a transport of each scheme. A new transport is a line here, and one in the table of package
@@ -135,14 +136,29 @@ func (o outfit) relays(ctx context.Context, t config.Transport) (hosts []mx.Host
 	return hosts, err
 }
 
-// mx is the hosts that take mail for each domain, with as much TLS as the domain wants.
+// exchangers are the hosts that take mail for each domain, by what a sender says of TLS.
+type exchangers map[mail.TLSWish]*failover.Transport
+
+// Open is for mail whose sender says nothing.
+func (e exchangers) Open(ctx context.Context, domain string) (deliver.Session, error) {
+	return e[mail.TLSUnsaid].Open(ctx, domain)
+}
+
+// mx is the hosts that take mail for each domain, with as much TLS as the domain wants, and the sender.
 func (o outfit) mx(t config.Transport) deliver.Transport {
 	find := finder(o.cfg, o.dns, t).Domain
+	plain := &failover.Transport{Find: find, Dial: o.smtp(t, nil), Strangers: true}
 	if t.TLS == config.TLSNone {
-		return &failover.Transport{Find: find, Dial: o.smtp(t, nil), Strangers: true}
+		return exchangers{mail.TLSUnsaid: plain, mail.TLSRequired: plain, mail.TLSNotRequired: plain}
 	}
-	p := o.policies(t)
-	return &failover.Transport{Find: p.Over(find), Dial: o.smtp(t, p.Bind), Strangers: true}
+	unsaid := o.policies(t)
+	required := *unsaid
+	required.Required = true
+	return exchangers{
+		mail.TLSUnsaid:      {Find: unsaid.Over(find), Dial: o.smtp(t, unsaid.Open), Strangers: true},
+		mail.TLSRequired:    {Find: required.Over(find), Dial: o.smtp(t, required.Open), Strangers: true},
+		mail.TLSNotRequired: plain,
+	}
 }
 
 // policies returns what finds out how much TLS domains want.
@@ -193,8 +209,11 @@ func finder(cfg *config.Config, resolver *dns.Resolver, t config.Transport) *mx.
 	return f
 }
 
-// smtp returns what opens a session by SMTP with a host as a transport wants it, and as bind wants it besides, unless nil.
-func (o outfit) smtp(t config.Transport, bind func(context.Context, mx.Host, *smtp.Server) error) func(ctx context.Context, h mx.Host) (deliver.Session, error) {
+// An opener opens a session with a host at a server.
+type opener func(ctx context.Context, h mx.Host, s smtp.Server) (*smtp.Session, error)
+
+// smtp returns what opens a session by SMTP with a host as a transport wants it, with open unless it is nil.
+func (o outfit) smtp(t config.Transport, open opener) func(ctx context.Context, h mx.Host) (deliver.Session, error) {
 	s := smtp.Server{
 		TLS: tlsModes[t.TLS], ImplicitTLS: t.Scheme == "submissions", Hello: o.cfg.Hostname, User: t.User,
 		// Read for each login: a password that was changed is used at once.
@@ -205,6 +224,9 @@ func (o outfit) smtp(t config.Transport, bind func(context.Context, mx.Host, *sm
 		LMTP:     t.Scheme == "lmtp" || t.Scheme == "lmtp+unix",
 		Unix:     t.Scheme == "lmtp+unix",
 		Found:    t.Scheme == "mx",
+	}
+	if open == nil {
+		open = func(ctx context.Context, _ mx.Host, s smtp.Server) (*smtp.Session, error) { return smtp.Open(ctx, &s) }
 	}
 	roots := &authorities{file: t.CAFile}
 	return func(ctx context.Context, h mx.Host) (deliver.Session, error) {
@@ -217,12 +239,7 @@ func (o outfit) smtp(t config.Transport, bind func(context.Context, mx.Host, *sm
 		if with.RootCAs, err = roots.pool(); err != nil {
 			return nil, err
 		}
-		if bind != nil {
-			if err := bind(ctx, h, &with); err != nil {
-				return nil, err
-			}
-		}
-		session, err := smtp.Open(ctx, &with)
+		session, err := open(ctx, h, with)
 		if err != nil {
 			return nil, err
 		}

@@ -24,8 +24,8 @@ type Transport struct {
 	Find func(ctx context.Context, domain string) ([]mx.Host, error)
 	// Dial opens a session with a host at the one address that it has here. Its error is a *mail.Failure, or our own trouble.
 	Dial func(ctx context.Context, h mx.Host) (deliver.Session, error)
-	// Strangers says that the hosts are none of our choosing: when all say that they never take mail (521, RFC 7504), that
-	// is final.
+	// Strangers says that the hosts are none of our choosing: when all say that they never take mail (521, RFC 7504), or
+	// Dial that they cannot have it, that is final.
 	Strangers bool
 	Now       func() time.Time // nil means time.Now
 
@@ -64,7 +64,7 @@ func (t *Transport) OpenAgain(ctx context.Context, domain, relay string, attempt
 // open returns a session with the first of these hosts that serves.
 func (t *Transport) open(ctx context.Context, hosts []mx.Host) (deliver.Session, *mail.Failure) {
 	told := &mail.Failure{Result: mail.Delay(mail.OfHost, mail.EnhancedCode{4, 4, 4}, "there is no host to try")}
-	tries, never := 0, t.Strangers && len(hosts) > 0
+	tries, never, missed := 0, t.Strangers && len(hosts) > 0, false
 	for i, h := range hosts {
 		for _, addr := range h.Addrs[:min(len(h.Addrs), maxAddrs)] {
 			if tries++; tries > maxTries {
@@ -74,16 +74,17 @@ func (t *Transport) open(ctx context.Context, hosts []mx.Host) (deliver.Session,
 			at.Addrs = []netip.Addr{addr}
 			inner, failed := t.dial(ctx, at)
 			if failed == nil {
-				return t.session(inner, h, addr, hosts[i+1:]), nil
+				return t.session(inner, h, addr, hosts[i+1:], missed), nil
 			}
 			if tries == 1 || tellsMore(failed, told) {
 				told = failed
 			}
-			never = never && failed.Remote && failed.Reply.Code == 521
-			if ctx.Err() != nil {
+			final := failed.Action.Final() || failed.Remote && failed.Reply.Code == 521
+			never, missed = never && final, missed || !final
+			if ctx.Err() != nil && !failed.Action.Final() {
 				return nil, failed
 			}
-			if failed.Remote && failed.Scope == mail.OfUs {
+			if failed.Remote && failed.Scope == mail.OfUs || failed.Action.Final() {
 				break // another address of the same host has the same opinion of us
 			}
 		}
@@ -121,8 +122,11 @@ func inTurn(h mx.Host, relay string, attempts int) []netip.Addr {
 
 // tellsMore reports whether a later failure is to be reported rather than an earlier one: who spoke to us says more than
 // who could not be reached, and the host's trouble more than that we have no way to it. Of two that say as much the later
-// one counts.
+// one counts. What is final for one host is not as long as another one may do better.
 func tellsMore(later, earlier *mail.Failure) bool {
+	if later.Action != earlier.Action {
+		return !later.Action.Final()
+	}
 	if later.Remote != earlier.Remote {
 		return later.Remote
 	}

@@ -19,6 +19,7 @@ type session struct {
 	others []mx.Host
 	both   bool // the host has addresses of both families, and may judge us by that
 	used   bool // it has answered for a message
+	missed bool // a better host could not be had now
 
 	done sync.Mutex     // held while an attempt is answered
 	lent map[*loan]bool // what the others have not answered; with done
@@ -32,13 +33,13 @@ type session struct {
 const waiting = 16
 
 // session returns the session to use with a host that serves: its own, if there is nothing that could be made better.
-func (t *Transport) session(inner deliver.Session, h mx.Host, addr netip.Addr, others []mx.Host) deliver.Session {
-	s := &session{Transport: t, inner: inner, at: placeOf(h, addr), others: others, lent: map[*loan]bool{}}
+func (t *Transport) session(inner deliver.Session, h mx.Host, addr netip.Addr, others []mx.Host, missed bool) deliver.Session {
+	s := &session{Transport: t, inner: inner, at: placeOf(h, addr), others: others, missed: missed, lent: map[*loan]bool{}}
 	for _, a := range h.Addrs {
 		s.both = s.both || a.Is4() != addr.Is4()
 	}
 	s.both = s.both && t.Strangers
-	if len(others) == 0 && !s.both {
+	if len(others) == 0 && !s.both && !missed {
 		return inner
 	}
 	return s
@@ -103,6 +104,7 @@ func (s *session) forward(ctx context.Context, attempts <-chan mail.Attempt, in 
 func (s *session) answer(a mail.Attempt, results []mail.Result) {
 	s.done.Lock()
 	defer s.done.Unlock()
+	s.hope(results)
 	a.Done(results)
 }
 
@@ -139,6 +141,15 @@ func (s *session) soften(a mail.Attempt, r *mail.Result) {
 	}
 }
 
+// hope defers what no host was safe enough for of those that could be had, if there is one that may be so another time.
+func (s *session) hope(results []mail.Result) {
+	for i := range results {
+		if r := &results[i]; s.missed && r.Action == mail.Failed && r.Elsewhere && r.Reply.Enhanced[1] == security {
+			r.Action = mail.Delayed
+		}
+	}
+}
+
 // elsewhere hands some recipients of an attempt to the other hosts.
 func (s *session) elsewhere(ctx context.Context, a mail.Attempt, results []mail.Result, open []int) {
 	l := &loan{a, results, open}
@@ -171,6 +182,7 @@ func (s *session) returned(l *loan, second []mail.Result) {
 			*first = r
 		}
 	}
+	s.hope(l.results)
 	l.Done(l.results)
 }
 
@@ -203,7 +215,9 @@ func (s *session) sit(ctx context.Context) (failed *mail.Failure) {
 	}()
 	next, failed := s.open(ctx, s.others)
 	if failed != nil {
-		return failed
+		theirs := *failed
+		theirs.Elsewhere = true // if it is final, it is so for these hosts only
+		return &theirs
 	}
 	s.served = true
 	if err := next.Deliver(ctx, s.second); err != nil {

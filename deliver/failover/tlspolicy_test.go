@@ -106,8 +106,8 @@ func (in *internet) signAuthority(host string) {
 	in.sign(host, 2, 0, 0, block.Bytes...)
 }
 
-// transport delivers to the hosts of domains as they want it.
-func (in *internet) transport() *failover.Transport {
+// transport delivers to the hosts of domains as they want it, and the sender.
+func (in *internet) transport(wish mail.TLSWish) *failover.Transport {
 	none := filepath.Join(in.t.TempDir(), "none")
 	resolver := dns.New(dns.Options{Servers: []string{in.names.Addr()}, ResolvConf: none, Hosts: none})
 	finder := &mx.Finder{
@@ -119,19 +119,23 @@ func (in *internet) transport() *failover.Transport {
 			return new(net.Dialer).DialContext(ctx, network, in.web.Listener.Addr().String())
 		})
 	}
-	policies := &tlspolicy.Policies{DNS: resolver, STS: &sts.Cache{TXT: resolver.TXT, Fetch: fetch, Now: time.Now, Logf: in.t.Logf}}
-	return &failover.Transport{Find: policies.Over(finder.Domain), Strangers: true, Dial: func(ctx context.Context, h mx.Host) (deliver.Session, error) {
-		s := &smtp.Server{
+	policies := &tlspolicy.Policies{
+		DNS: resolver, STS: &sts.Cache{TXT: resolver.TXT, Fetch: fetch, Now: time.Now, Logf: in.t.Logf}, Required: wish == mail.TLSRequired,
+	}
+	find, open := policies.Over(finder.Domain), policies.Open
+	if wish == mail.TLSNotRequired {
+		find = finder.Domain
+		open = func(ctx context.Context, _ mx.Host, s smtp.Server) (*smtp.Session, error) { return smtp.Open(ctx, &s) }
+	}
+	return &failover.Transport{Find: find, Strangers: true, Dial: func(ctx context.Context, h mx.Host) (deliver.Session, error) {
+		s := smtp.Server{
 			Host: h.Name, Port: h.Port, Addrs: h.Addrs, Hello: "client.test", TLS: smtp.TLSMay, RootCAs: in.roots, Found: true,
 			Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 				name, _, _ := strings.Cut(h.Name, ".")
 				return new(net.Dialer).DialContext(ctx, network, in.servers[name].Addr())
 			},
 		}
-		if err := policies.Bind(ctx, h, s); err != nil {
-			return nil, err
-		}
-		session, err := smtp.Open(ctx, s)
+		session, err := open(ctx, h, s)
 		if err != nil {
 			return nil, err
 		}
@@ -142,7 +146,7 @@ func (in *internet) transport() *failover.Transport {
 // deliver sends a message to bob@p.test, and says in words what becomes of it.
 func (in *internet) deliver(wish mail.TLSWish) string {
 	in.t.Helper()
-	return in.deliverBy(in.transport(), "p.test", wish)
+	return in.deliverBy(in.transport(wish), "p.test", wish)
 }
 
 // deliverBy is deliver by a transport to a domain.
@@ -289,7 +293,7 @@ func TestWhatOneDomainWants(t *testing.T) {
 	in := newInternet(t, smtptest.Options{Certificate: smtptest.SelfSigned}, nil)
 	in.publish(sts.Enforce, "mx1.p.test")
 	in.add("q.test. 60 IN MX 10 mx1.p.test.")
-	by := in.transport()
+	by := in.transport(mail.TLSUnsaid)
 	for range 2 {
 		for domain, want := range map[string]string{"p.test": "delayed 4.7.5", "q.test": "mx1, TLS1.3 unverified"} {
 			if got := in.deliverBy(by, domain, mail.TLSUnsaid); got != want {
@@ -314,7 +318,7 @@ func TestAliasesAndDANE(t *testing.T) {
 	for _, name := range []string{"alias", "known", "d"} {
 		in.servers[name] = in.servers["mx1"]
 	}
-	by := in.transport()
+	by := in.transport(mail.TLSUnsaid)
 	for domain, want := range map[string]string{
 		"a.test": "alias, TLS1.3 verified dane", // the record is at the end of the alias, and the certificate is for that name
 		"b.test": "delayed 4.7.5",               // the record is at the name itself, and the certificate is for another one
@@ -341,5 +345,122 @@ func TestOffersBeforeTLSAreForgotten(t *testing.T) {
 	}
 	if m := mx1.Messages(); len(m) != 1 || len(m[0].Params) != 0 || m[0].Pipelined {
 		t.Errorf("messages %+v", m)
+	}
+}
+
+// TestSendersWish has mail whose sender says something of TLS go to mx1, with and without mx2, which does everything right
+// and is proven by DANE; unless the domain has a policy.
+func TestSendersWish(t *testing.T) {
+	with := func(c smtptest.Certificate, extensions ...string) smtptest.Options {
+		return smtptest.Options{Certificate: c, Extensions: append([]string{"PIPELINING"}, extensions...)}
+	}
+	both := func(in *internet) { in.publish(sts.Enforce, "mx1.p.test", "mx2.p.test") }
+	signed := func(in *internet) {
+		in.names.Sign("test")
+		if in.servers["mx2"] != nil {
+			in.sign("mx2", 3, 0, 1)
+		}
+	}
+	proven := func(in *internet) { signed(in); in.sign("mx1", 3, 0, 1) }
+	other := func(in *internet) { signed(in); in.sign("mx1", 3, 0, 1, make([]byte, 32)...) }
+	const second, secondSTS = "mx2, TLS1.3 verified dane", "mx2, TLS1.3 verified sts"
+	unreachable := with(smtptest.Valid, "REQUIRETLS")
+	unreachable.Replies = map[string]string{"CONNECT": smtptest.Close}
+	dies := with(smtptest.Valid, "REQUIRETLS")
+	dies.Replies = map[string]string{"TLS": smtptest.Close}
+	for _, tt := range []struct {
+		name        string
+		wish        mail.TLSWish
+		mx1         smtptest.Options
+		publish     func(*internet)
+		with, alone string // what becomes of the message with mx2, and without
+	}{
+		{"required, and all is well (DANE)", mail.TLSRequired, with(smtptest.SelfSigned, "REQUIRETLS"), proven, "mx1, TLS1.3 verified dane", "mx1, TLS1.3 verified dane"},
+		{"required, and all is well (MTA-STS)", mail.TLSRequired, with(smtptest.Valid, "REQUIRETLS"), both, "mx1, TLS1.3 verified sts", "mx1, TLS1.3 verified sts"},
+		{"required, no TLS", mail.TLSRequired, with(smtptest.NoTLS), signed, second, "failed 5.7.30"},
+		{"required, no TLS, although the policy wants it", mail.TLSRequired, with(smtptest.NoTLS), both, secondSTS, "failed 5.7.10"},
+		{"required, nobody vouches for the host", mail.TLSRequired, with(smtptest.Valid, "REQUIRETLS"), signed, second, "failed 5.7.30"},
+		{"required, a policy for testing", mail.TLSRequired, with(smtptest.Valid, "REQUIRETLS"), func(in *internet) {
+			signed(in)
+			in.publish(sts.Testing, "mx1.p.test", "mx2.p.test")
+		}, second, "failed 5.7.30"},
+		{"required, no record of DANE is usable", mail.TLSRequired, with(smtptest.Valid, "REQUIRETLS"), func(in *internet) { signed(in); in.sign("mx1", 1, 0, 1) }, second, "failed 5.7.30"},
+		{"required, and not promised", mail.TLSRequired, with(smtptest.Valid), proven, second, "failed 5.7.30"},
+		{"required, another certificate", mail.TLSRequired, with(smtptest.Valid, "REQUIRETLS"), other, second, "delayed 4.7.5"},
+		{"required, the handshake fails", mail.TLSRequired, dies, both, secondSTS, "delayed 4.7.5"},
+		{"required, nobody answers", mail.TLSRequired, unreachable, both, secondSTS, "delayed 4.4.2"},
+		{"required, and nobody knows of the policy", mail.TLSRequired, with(smtptest.Valid, "REQUIRETLS"), func(in *internet) {
+			in.names.Behave("_mta-sts.p.test", dnstest.Fail)
+		}, "delayed 4.4.3", "delayed 4.4.3"},
+
+		{"not required, another certificate", mail.TLSNotRequired, with(smtptest.Valid), other, "mx1, TLS1.3 verified", "mx1, TLS1.3 verified"},
+		{"not required, no TLS", mail.TLSNotRequired, with(smtptest.NoTLS), other, "mx1, in clear", "mx1, in clear"},
+		{"not required, the handshake fails", mail.TLSNotRequired, dies, both, "mx1, in clear", "mx1, in clear"},
+		{"not required, a certificate signed by itself", mail.TLSNotRequired, with(smtptest.SelfSigned), both, "mx1, TLS1.3 unverified", "mx1, TLS1.3 unverified"},
+		{"not required, not named", mail.TLSNotRequired, with(smtptest.Valid), func(in *internet) { in.publish(sts.Enforce, "mx2.p.test") }, "mx1, TLS1.3 verified", "mx1, TLS1.3 verified"},
+		{"not required, and nobody knows of the policy", mail.TLSNotRequired, with(smtptest.NoTLS), func(in *internet) {
+			in.names.Behave("_mta-sts.p.test", dnstest.Fail)
+			in.names.Behave("_25._tcp.mx1.p.test", dnstest.Fail)
+		}, "mx1, in clear", "mx1, in clear"},
+	} {
+		for _, two := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, mx2 %v", tt.name, two), func(t *testing.T) {
+				t.Parallel()
+				var mx2 *smtptest.Options
+				want := tt.alone
+				if two {
+					healthy := with(smtptest.Valid, "REQUIRETLS")
+					mx2, want = &healthy, tt.with
+				}
+				in := newInternet(t, tt.mx1, mx2)
+				tt.publish(in)
+				if got := in.deliver(tt.wish); got != want {
+					t.Errorf("%s, want %s", got, want)
+				}
+				for name, s := range in.servers {
+					for _, m := range s.Messages() {
+						if required := strings.Join(m.Params, " ") == "REQUIRETLS"; required != (tt.wish == mail.TLSRequired) {
+							t.Errorf("%s got MAIL with %q", name, m.Params)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestOneHostMayBeSafeEnough has mail that requires TLS wait for a host that may be so another time, although those that can
+// be had now are not.
+func TestOneHostMayBeSafeEnough(t *testing.T) {
+	t.Run("the first is, but puts it off", func(t *testing.T) {
+		grey := smtptest.Options{Certificate: smtptest.Valid, Extensions: []string{"REQUIRETLS"}, Replies: map[string]string{"RCPT": "451 4.7.1 greylisted"}}
+		in := newInternet(t, grey, &smtptest.Options{Certificate: smtptest.Valid})
+		in.sign("mx1", 3, 0, 1)
+		if got := in.deliver(mail.TLSRequired); got != "delayed 4.7.1" {
+			t.Errorf("%s", got)
+		}
+	})
+	for _, tt := range []struct {
+		name, mx1, mx2 string // what they do: "" serves without REQUIRETLS
+		want           string
+	}{
+		{"none is", "", "", "failed 5.7.30"},
+		{"the first may be", smtptest.Close, "", "delayed 4.7.30"},
+		{"the second may be", "", smtptest.Close, "delayed 4.4.2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			options := func(greeting string) *smtptest.Options {
+				o := &smtptest.Options{Certificate: smtptest.Valid, Replies: map[string]string{}}
+				if greeting != "" {
+					o.Replies["CONNECT"] = greeting
+				}
+				return o
+			}
+			in := newInternet(t, *options(tt.mx1), options(tt.mx2))
+			in.publish(sts.Enforce, "mx1.p.test", "mx2.p.test")
+			if got := in.deliver(mail.TLSRequired); got != tt.want {
+				t.Errorf("%s, want %s", got, tt.want)
+			}
+		})
 	}
 }

@@ -18,7 +18,7 @@ import (
 type Rule struct {
 	To, From    []string
 	MinAttempts int    // the rule waits until so many attempts have been made
-	Transport   string // has no "/"
+	Transport   string // has no "/" and no ":"
 	PerDomain   bool   // each domain is a next hop of its own, as it is for a transport that looks up MX records
 }
 
@@ -120,7 +120,7 @@ func (t Table) NextHop(sender, rcpt mail.Path, attempts int) (Hop, error) {
 	}
 	r := t.rules[first]
 	if r.PerDomain {
-		return Hop{r.Transport, names.domain}, nil
+		return Hop{Transport: r.Transport, Domain: names.domain}, nil
 	}
 	return Hop{Transport: r.Transport}, nil
 }
@@ -168,15 +168,19 @@ func (n names) above(yield func(string) bool) {
 // domains go different ways, the recipient's domain in lower case and A-labels.
 type Hop struct {
 	Transport string
-	Domain    string // "" if the transport has one destination
+	Domain    string       // "" if the transport has one destination
+	TLS       mail.TLSWish // of the mail that has a next hop of its own for that
 }
 
-// String returns the hop as a key, "relay" or "mx/example.com", which ParseHop reads.
+// marks stand behind the transport of a hop with a TLS wish.
+var marks = [...]string{mail.TLSRequired: ":requiretls", mail.TLSNotRequired: ":tls-required-no"}
+
+// String returns the hop as a key, "relay", "mx/example.com" or "mx:requiretls/example.com", which ParseHop reads.
 func (h Hop) String() string {
 	if h.Domain == "" {
-		return h.Transport
+		return h.Transport + marks[h.TLS]
 	}
-	return h.Transport + "/" + h.Domain
+	return h.Transport + marks[h.TLS] + "/" + h.Domain
 }
 
 // ParseHop reads what String wrote.
@@ -185,5 +189,12 @@ func ParseHop(s string) (Hop, error) {
 	if transport == "" || found && domain == "" {
 		return Hop{}, fmt.Errorf("%q is not a next hop", s)
 	}
-	return Hop{transport, domain}, nil
+	h := Hop{Transport: transport, Domain: domain}
+	for _, wish := range []mail.TLSWish{mail.TLSRequired, mail.TLSNotRequired} {
+		if name, ok := strings.CutSuffix(transport, marks[wish]); ok && name != "" {
+			h.Transport, h.TLS = name, wish
+			break
+		}
+	}
+	return h, nil
 }

@@ -94,7 +94,10 @@ func TestNoRules(t *testing.T) {
 }
 
 func TestHop(t *testing.T) {
-	for _, h := range []Hop{{"relay", ""}, {"mx", "example.com"}, {"mx", "[192.0.2.1]"}, {"mx", "a/b"}} {
+	for _, h := range []Hop{
+		{"relay", "", mail.TLSUnsaid}, {"mx", "example.com", mail.TLSUnsaid}, {"mx", "[192.0.2.1]", mail.TLSUnsaid}, {"mx", "a/b", mail.TLSUnsaid},
+		{"mx", "example.com", mail.TLSRequired}, {"mx", "[IPv6:2001:db8::1]", mail.TLSNotRequired}, {"mx", "a:requiretls", mail.TLSUnsaid},
+	} {
 		got, err := ParseHop(h.String())
 		if err != nil || got != h {
 			t.Errorf("ParseHop(%q) = %v, %v, want %#v", h.String(), got, err, h)

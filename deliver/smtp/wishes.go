@@ -16,10 +16,9 @@ func (d *delivery) unkept(now time.Time) *mail.Result {
 	return d.belated(now)
 }
 
-// unprotected is for REQUIRETLS (RFC 8689 section 4.2.1). Reports go on without: better that than that nobody hears what
-// became of a message (section 5).
+// unprotected is for REQUIRETLS (RFC 8689 section 4.2.1).
 func (d *delivery) unprotected() *mail.Result {
-	if d.TLS != mail.TLSRequired || d.sender().IsNull() || d.server.Unix {
+	if d.Wish() != mail.TLSRequired || d.server.Unix {
 		return nil
 	}
 	var r mail.Result

@@ -10,12 +10,14 @@
 //	DANE cannot be looked up           the host is not used
 //	not named by MTA-STS               the host is not used
 //
-// Where no host is left, mail waits: none of this refuses it.
+// Where no host is left, mail waits: none of this refuses it, unless its sender has asked for that (REQUIRETLS).
 package tlspolicy
 
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 
 	"github.com/postrider/postrider/deliver/dane"
 	"github.com/postrider/postrider/deliver/dns"
@@ -29,6 +31,9 @@ import (
 type Policies struct {
 	DNS *dns.Resolver
 	STS *sts.Cache
+	// Required is for mail that requires TLS (REQUIRETLS, RFC 8689 section 4.2.1): it goes only to hosts that a policy
+	// proves, and back at once from those without.
+	Required bool
 }
 
 // Over returns find, which finds the hosts of a domain, with what Hosts makes of them.
@@ -76,9 +81,33 @@ const (
 	byBoth = "sts+dane"
 )
 
-// Bind makes s, which is for a host that Hosts has returned, want of TLS what the policies say, and no less than it does
-// already. The error is a *mail.Failure that delays: the host must not be used now.
-func (p *Policies) Bind(ctx context.Context, h mx.Host, s *smtp.Server) error {
+// Open opens a session with a host that Hosts has returned, at the server s, which must do what the policies want besides
+// what s wants. The error is a *mail.Failure. It is final only for mail that requires TLS, if the host does not even try.
+func (p *Policies) Open(ctx context.Context, h mx.Host, s smtp.Server) (*smtp.Session, error) {
+	if err := p.bind(ctx, h, &s); err != nil {
+		return nil, err
+	}
+	if p.Required && s.Vouched == "" {
+		return nil, refused(mail.EnhancedCode{5, 7, 30}, "the sender requires TLS, and nobody vouches for %s being the right host (DANE, MTA-STS)", h.Name)
+	}
+	session, err := smtp.Open(ctx, &s)
+	if f, ok := errors.AsType[*mail.Failure](err); ok && p.Required && !f.Remote && f.Reply.Enhanced == (mail.EnhancedCode{4, 7, 4}) {
+		final := refused(mail.EnhancedCode{5, 7, 10}, "the sender requires TLS, and %s does not offer it", h.Name)
+		final.Relay, final.Transcript = f.Relay, f.Transcript
+		return nil, final
+	}
+	return session, err
+}
+
+func refused(code mail.EnhancedCode, format string, args ...any) *mail.Failure {
+	return &mail.Failure{Result: mail.Result{
+		Action: mail.Failed, Scope: mail.OfHost, Reply: mail.Reply{Enhanced: code, Text: fmt.Sprintf(format, args...)},
+	}}
+}
+
+// bind makes s want of TLS what the policies for a host say, and no less than it does already. The error is a *mail.Failure
+// that delays: the host must not be used now.
+func (p *Policies) bind(ctx context.Context, h mx.Host, s *smtp.Server) error {
 	if h.Enforced {
 		s.TLS, s.Vouched = smtp.TLSVerify, bySTS
 	}

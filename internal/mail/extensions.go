@@ -224,6 +224,15 @@ const (
 
 var tlsWishes = [...]string{"", "yes", "no"}
 
+// Wish returns what TLS a message needs. A report goes on without what the message wanted that it is about: better that than
+// that nobody hears what became of it (RFC 8689 section 5).
+func (e *Envelope) Wish() TLSWish {
+	if e.TLS == TLSRequired && e.Sender.IsNull() {
+		return TLSUnsaid
+	}
+	return e.TLS
+}
+
 // String returns the wish as text; "" if there is none.
 func (w TLSWish) String() string { return tlsWishes[w] }
 
