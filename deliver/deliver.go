@@ -47,6 +47,12 @@ type Session interface {
 	Deliver(ctx context.Context, attempts <-chan mail.Attempt) error
 }
 
+// A Limited is a Session that knows how many recipients its server takes in one transaction; 0 means that it does not.
+type Limited interface {
+	Session
+	MaxRecipients() int
+}
+
 // A Route is how mail goes to a next hop, or, with an Expander, who says where it goes instead.
 type Route struct {
 	Transport

@@ -72,6 +72,8 @@ type hopWork struct {
 	recent  int              // those since then
 	since   time.Time
 	given   int // messages of all claims
+	// multiple is how many recipients it takes in one transaction, as its last session said.
+	multiple int
 }
 
 // retryAt returns the schedule of a next hop.
@@ -235,7 +237,7 @@ func (p *pass) claim(workers ...*worker) ([][]spool.Claim, error) {
 	for i, worker := range workers {
 		w := worker.work
 		w.more = false
-		want := spool.Wanted{Hop: worker.hop, Most: spool.Most{Messages: w.size()}}
+		want := spool.Wanted{Hop: worker.hop, Most: spool.Most{Messages: w.size(), Multiple: w.multiple}}
 		want.Again = func(id mail.ID, attempts int) time.Time { return w.retry.Next(id, now, attempts) }
 		if p.line.waiting > 0 {
 			want.Messages = min(want.Messages, turn)
@@ -332,7 +334,7 @@ func (w *hopWork) learn(e event, now time.Time) {
 		if !w.proven {
 			w.pace.success(now)
 		}
-		w.proven = true
+		w.proven, w.multiple = true, e.multiple
 	}
 	if e.crowded {
 		w.pace.refused(w.workers-1, now)
@@ -340,7 +342,7 @@ func (w *hopWork) learn(e event, now time.Time) {
 	if e.failure != nil && e.failure.Scope == mail.OfHost {
 		w.pace.trouble(now)
 	}
-	if e.settlement == nil {
+	if e.settlement == nil || e.part {
 		return
 	}
 	w.answered(now)

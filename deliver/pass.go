@@ -54,6 +54,8 @@ type event struct {
 	lines      []string     // for the log, once the settlement is committed
 	again      bool         // the session broke after it had been of use: another one may do better at once
 	opened     bool         // a session was opened
+	multiple   int          // with a server that takes so many recipients in one transaction; 0: nobody knows
+	part       bool         // the settlement is of a part of a claim
 	useful     bool         // and was of use, which ends whatever trouble there was
 	unsent     bool         // the settlement is of a claim nothing of which was handed over, whatever it says of attempts
 	failure    *mail.Result // no session could be had, or the last one broke before it was of use

@@ -46,6 +46,7 @@ func (w *worker) run(ctx context.Context, claims []spool.Claim) {
 			w.refused(claims, failure)
 			return
 		}
+		w.fit(session, claims)
 		claims, failure = w.sit(ctx, session, claims)
 		if w.stopped() {
 			w.giveBack(claims, nil) // a session that was cut off says nothing of the next hop
@@ -72,11 +73,31 @@ func (w *worker) open(c spool.Claim) (Session, *mail.Result) {
 	if err != nil {
 		return nil, failureResult(err)
 	}
-	if !w.opened {
-		w.opened = true
-		w.tell(event{opened: true})
-	}
+	w.opened = true
 	return session, nil
+}
+
+// fit tells the pass that there is a session, and gives back before what would make a transaction of its own of less than
+// the server takes: the next claim has it, with others.
+func (w *worker) fit(session Session, claims []spool.Claim) {
+	multiple := 0
+	if limited, ok := session.(Limited); ok {
+		multiple = limited.MaxRecipients()
+	}
+	for i := range claims {
+		c := &claims[i]
+		if !c.Cut || multiple == 0 || len(c.Recipients) < multiple {
+			continue
+		}
+		rest := *c
+		n := len(c.Recipients) - len(c.Recipients)%multiple
+		c.Recipients, rest.Recipients = c.Recipients[:n:n], c.Recipients[n:]
+		if len(rest.Recipients) > 0 {
+			st := untried(rest, c.ID.Time()) // before the others of the message
+			w.tell(event{settlement: st, part: true})
+		}
+	}
+	w.tell(event{opened: true, multiple: multiple})
 }
 
 // openFor is open. What a server makes our own code do must not end the pass for all others.
@@ -168,15 +189,20 @@ func (w *worker) refused(claims []spool.Claim, failure *mail.Result) {
 func (w *worker) giveBack(claims []spool.Claim, failure *mail.Result) {
 	now := w.Now()
 	for _, c := range claims {
-		st := &spool.Settlement{Claim: c}
-		for _, r := range c.Recipients {
-			st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Next: now, Untried: true})
-		}
-		w.tell(event{settlement: st})
+		w.tell(event{settlement: untried(c, now)})
 	}
 	if failure != nil {
 		w.tell(event{failure: failure})
 	}
+}
+
+// untried is a settlement as if a claim had not been made.
+func untried(c spool.Claim, due time.Time) *spool.Settlement {
+	st := &spool.Settlement{Claim: c}
+	for _, r := range c.Recipients {
+		st.Dispositions = append(st.Dispositions, spool.Disposition{Recipient: r.Recipient, Next: due, Untried: true})
+	}
+	return st
 }
 
 // nowhere is the transport of a next hop that no route leads to.

@@ -133,6 +133,7 @@ type Claim struct {
 	Recipients []Claimed
 	Pending    int    // recipients of the message that are not final, those of other next hops included
 	Relay      string // with which the last attempt was made at the first of Recipients, as mail.Result has it; "" if there was none
+	Cut        bool   // others of them are due at the same next hop, and were too many for this claim
 }
 
 // A claimKey names a recipient that is being tried.
@@ -152,6 +153,9 @@ type Claimed struct {
 type Most struct {
 	Messages   int
 	Recipients int // 0 means a thousand, and so does more
+	// Multiple is how many recipients the next hop takes at a time: of a message that is cut, a claim takes no part of
+	// that if it can take a whole one. 0 means that nothing is known.
+	Multiple int
 }
 
 // A Wanted is what a claim is made for: messages that are due at the next hop, the most urgent first and then the longest
@@ -169,7 +173,8 @@ func (s *Spool) Claim(now time.Time, wanted ...Wanted) ([][]Claim, error) {
 	some := false
 	if err := s.view(func(x *tx) error {
 		for _, w := range wanted {
-			some = some || len(s.allDue(x, w.Hop, now, Most{Messages: 1})) > 0
+			list, _ := s.allDue(x, w.Hop, now, Most{Messages: 1, Recipients: 1})
+			some = some || len(list) > 0
 		}
 		return nil
 	}); err != nil || !some {
@@ -198,7 +203,8 @@ func (s *Spool) Claim(now time.Time, wanted ...Wanted) ([][]Claim, error) {
 // Claimable returns how many recipients Claim would take for what is wanted.
 func (s *Spool) Claimable(now time.Time, w Wanted) (n int, err error) {
 	err = s.view(func(x *tx) error {
-		n = len(s.allDue(x, w.Hop, now, w.Most))
+		list, _ := s.allDue(x, w.Hop, now, w.Most)
+		n = len(list)
 		return nil
 	})
 	return n, err
@@ -207,7 +213,8 @@ func (s *Spool) Claimable(now time.Time, w Wanted) (n int, err error) {
 // claimFor records the attempts at one next hop.
 func (s *Spool) claimFor(x *tx, w Wanted, now time.Time) (claims []Claim, err error) {
 	at := map[mail.ID]int{}
-	for _, d := range s.allDue(x, w.Hop, now, w.Most) {
+	list, cut := s.allDue(x, w.Hop, now, w.Most)
+	for _, d := range list {
 		claimed, pending, relay, err := s.claim(x, d, now, w.Again)
 		if err != nil {
 			return nil, err
@@ -219,6 +226,9 @@ func (s *Spool) claimFor(x *tx, w Wanted, now time.Time) (claims []Claim, err er
 			claims = append(claims, Claim{ID: d.id, Pending: pending, Relay: relay})
 		}
 		claims[i].Recipients = append(claims[i].Recipients, claimed)
+	}
+	if cut {
+		claims[at[list[len(list)-1].id]].Cut = true
 	}
 	return claims, nil
 }
@@ -252,16 +262,16 @@ func (s *Spool) claim(x *tx, d due, now time.Time, again func(id mail.ID, attemp
 // maxClaim is how many recipients one claim takes at most.
 const maxClaim = 1000
 
-// allDue returns the entries of messages that are due at the next hop.
-func (s *Spool) allDue(x *tx, hop string, now time.Time, most Most) []due {
+// allDue returns the entries of messages that are due at the next hop. cut reports that the last of these messages has
+// others.
+func (s *Spool) allDue(x *tx, hop string, now time.Time, most Most) (list []due, cut bool) {
 	recipients := maxClaim
 	if most.Recipients > 0 {
 		recipients = min(most.Recipients, maxClaim)
 	}
-	var list []due
 	c := x.due.Cursor()
 	messages := 0
-	for k, _ := c.Seek(hopKey(hop)); k != nil && len(list) < recipients; {
+	for k, _ := c.Seek(hopKey(hop)); k != nil; {
 		d, err := parseDueKey(k)
 		if err != nil || d.hop != hop || s.selective() && d.class != classAsked {
 			break
@@ -274,7 +284,14 @@ func (s *Spool) allDue(x *tx, hop string, now time.Time, most Most) []due {
 		if s.claimed[claimKey{d.id, d.n}] {
 			continue // an attempt that takes longer than the wait after it
 		}
-		if len(list) == 0 || d.id != list[len(list)-1].id {
+		same := len(list) > 0 && d.id == list[len(list)-1].id
+		if len(list) == recipients {
+			if same {
+				return whole(list, most.Multiple)
+			}
+			break
+		}
+		if !same {
 			if messages == most.Messages {
 				break
 			}
@@ -282,5 +299,22 @@ func (s *Spool) allDue(x *tx, hop string, now time.Time, most Most) []due {
 		}
 		list = append(list, d)
 	}
-	return list
+	return list, false
+}
+
+// whole leaves out what a next hop that takes so many recipients at a time would get beside whole ones of the last
+// message. One that comes to nothing by that is for the next claim, unless it is the only one.
+func whole(list []due, multiple int) ([]due, bool) {
+	first := len(list)
+	for first > 0 && list[first-1].id == list[len(list)-1].id {
+		first--
+	}
+	n := len(list) - first
+	switch {
+	case multiple <= 1 || n < multiple && first == 0:
+		return list, true
+	case n < multiple:
+		return list[:first], false
+	}
+	return list[:len(list)-n%multiple], true
 }

@@ -39,7 +39,8 @@ func (s *Spool) Release(now time.Time) error {
 	for {
 		over := false
 		if err := s.view(func(x *tx) error {
-			over = len(s.allDue(x, heldHop, now, Most{Messages: 1})) > 0
+			list, _ := s.allDue(x, heldHop, now, Most{Messages: 1, Recipients: 1})
+			over = len(list) > 0
 			return nil
 		}); err != nil || !over {
 			return err
@@ -52,7 +53,8 @@ func (s *Spool) Release(now time.Time) error {
 
 // releaseSome does so for some of them.
 func (s *Spool) releaseSome(x *tx, now time.Time) error {
-	for _, d := range s.allDue(x, heldHop, now, Most{Messages: batch}) {
+	list, _ := s.allDue(x, heldHop, now, Most{Messages: batch})
+	for _, d := range list {
 		p, ok, err := x.recipient(d.id, d.n)
 		if err != nil {
 			return err

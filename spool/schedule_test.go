@@ -1,9 +1,11 @@
 package spool
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -358,4 +360,57 @@ func TestCompareTakesTurns(t *testing.T) {
 	}
 	w.want("turns", turns()-before, 2)
 	w.want("waiting", len(w.waiting()), 2*len(many))
+}
+
+// Of a message with very many recipients a claim takes whole transactions, and the last one takes what is left.
+func TestClaimOfMultiples(t *testing.T) {
+	const hop = "relay/a.example"
+	many := func(n int) (list []string) {
+		for i := range n {
+			list = append(list, fmt.Sprintf("u%d@a.example", i))
+		}
+		return list
+	}
+	for _, tt := range []struct {
+		name     string
+		messages []int // recipients of each
+		most     Most
+		want     string // of each claim: the recipients of each message, and whether the last one is cut
+	}{
+		{"one at a time", []int{2500}, Most{Messages: 9}, "[1000+] [1000+] [500]"},
+		{"many at a time", []int{2500}, Most{Messages: 9, Multiple: 300}, "[900+] [900+] [700]"},
+		{"behind another message", []int{400, 2000}, Most{Messages: 9, Multiple: 300}, "[400 600+] [900+] [500]"},
+		{"without room behind another message", []int{400, 2000}, Most{Messages: 9, Multiple: 700}, "[400] [700+] [700+] [600]"},
+		{"more than a claim has", []int{1500}, Most{Messages: 9, Multiple: 2000}, "[1000+] [500]"},
+		{"a rate", []int{500}, Most{Messages: 9, Multiple: 100, Recipients: 250}, "[200+] [200+] [100]"},
+		{"a rate that is less", []int{500}, Most{Messages: 9, Multiple: 400, Recipients: 250}, "[250+] [250]"},
+		{"just full", []int{1000, 1}, Most{Messages: 9, Multiple: 300}, "[1000] [1]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			s := w.acquire()
+			for _, n := range tt.messages {
+				w.submit(many(n)...)
+				w.takeIn(s)
+				w.now = w.now.Add(time.Second)
+			}
+			got := ""
+			for {
+				claimed, err := s.Claim(w.now, Wanted{hop, tt.most, func(mail.ID, int) time.Time { return w.now.Add(time.Hour) }})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var sizes []string
+				for _, c := range claimed[0] {
+					sizes = append(sizes, fmt.Sprint(len(c.Recipients))+map[bool]string{true: "+"}[c.Cut])
+				}
+				if len(sizes) == 0 {
+					break
+				}
+				got += fmt.Sprint(" ", sizes)
+			}
+			w.want("claims", strings.TrimSpace(got), tt.want)
+			w.end(s)
+		})
+	}
 }

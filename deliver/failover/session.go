@@ -45,6 +45,14 @@ func (t *Transport) session(inner deliver.Session, h mx.Host, addr netip.Addr, o
 	return s
 }
 
+// MaxRecipients returns how many the first host takes in one transaction, if it says so.
+func (s *session) MaxRecipients() int {
+	if limited, ok := s.inner.(deliver.Limited); ok {
+		return limited.MaxRecipients()
+	}
+	return 0
+}
+
 // A loan is an attempt that is with the other hosts.
 type loan struct {
 	mail.Attempt

@@ -65,7 +65,7 @@ func (d *delivery) next() *transaction {
 	if len(d.todo) == 0 {
 		return nil
 	}
-	n := min(len(d.todo), d.maxRecipients())
+	n := min(len(d.todo), d.MaxRecipients())
 	t := &transaction{delivery: d, slots: d.todo[:n:n], reset: !d.clean}
 	d.todo = d.todo[n:]
 	d.open++
@@ -190,7 +190,8 @@ func (d *delivery) addressable() []int {
 	return slots
 }
 
-func (s *Session) maxRecipients() int {
+// MaxRecipients returns how many recipients a transaction has at most.
+func (s *Session) MaxRecipients() int {
 	if s.ext.rcptMax > 0 {
 		return s.ext.rcptMax
 	}
