@@ -73,7 +73,7 @@ func TestOneNextHopStarvesNoOther(t *testing.T) {
 		}}
 		w.servers["big.example"], w.servers["small.example"] = big, small
 		w.concurrency = 100
-		w.submitMany(10_000, "bob@big.example")
+		w.submitMany(3000, "bob@big.example")
 		w.during(func(wake chan<- struct{}) {
 			time.Sleep(8 * time.Second)
 			synctest.Wait()
@@ -156,7 +156,7 @@ func TestMailingDoesNotHoldUpAnUrgentMessage(t *testing.T) {
 		s := &server{takes: time.Second}
 		w.servers["a.example"] = s
 		w.concurrency = 2
-		w.submitMany(2000, "bob@a.example")
+		w.submitMany(600, "bob@a.example")
 		w.during(func(wake chan<- struct{}) {
 			time.Sleep(time.Minute)
 			synctest.Wait()
@@ -260,10 +260,10 @@ func TestUrgentMailAfterATurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.concurrency = 1
-		for i := range 200 {
+		for i := range 100 {
 			name := fmt.Sprintf("h%d.example", i)
 			w.servers[name] = &server{takes: time.Second}
-			w.submitMany(40, "bob@"+name)
+			w.submitMany(30, "bob@"+name)
 		}
 		w.during(func(wake chan<- struct{}) {
 			yielded := ""

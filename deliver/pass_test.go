@@ -138,8 +138,24 @@ type world struct {
 	log  []string
 }
 
+// memoryDir returns a directory in memory where there is one: these tests put thousands of messages on disk, and none of
+// them says what is left there after a crash.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "postrider-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, dir: filepath.Join(t.TempDir(), "spool"), servers: map[string]*server{}, now: time.Now()}
+	w := &world{t: t, dir: filepath.Join(memoryDir(t), "spool"), servers: map[string]*server{}, now: time.Now()}
 	w.opts = deliver.Options{
 		Resolve: func(hop string) (deliver.Route, error) {
 			s, ok := w.servers[hop]

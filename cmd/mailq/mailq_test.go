@@ -423,7 +423,7 @@ func mailq(t *testing.T, args ...string) *exec.Cmd {
 
 func TestNoPermission(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can be somebody else")
+		t.Skip("SKIPPED: only root can be somebody else")
 	}
 	dir := newQueue(t, 1)
 	// t.TempDir is below directories that nobody else may enter.
@@ -499,7 +499,7 @@ func TestReaderLeaves(t *testing.T) {
 func TestFullDevice(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("SKIPPED: a device that is full is missing: %v", err)
 	}
 	defer full.Close()
 	var stderr bytes.Buffer

@@ -332,7 +332,7 @@ func leavesNothing(t *testing.T, content io.ReaderAt) {
 func TestDiskFull(t *testing.T) {
 	mount := t.TempDir()
 	if err := unix.Mount("tmpfs", mount, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("cannot mount a small tmpfs: %v", err)
+		t.Skipf("SKIPPED: cannot mount a small tmpfs: %v", err)
 	}
 	defer func() {
 		if err := unix.Unmount(mount, 0); err != nil {

@@ -572,7 +572,7 @@ func TestLoad(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if strings.Contains(tt.file, "secret") && os.Geteuid() == 0 {
-				t.Skip("root may read everything")
+				t.Skip("SKIPPED: root may read everything")
 			}
 			_, err := load(tt.file, tt.machine)
 			if tt.want == "" {

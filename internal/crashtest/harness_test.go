@@ -141,7 +141,7 @@ func TestRun(t *testing.T) {
 	needTracer(t)
 	shell, err := exec.LookPath("sh")
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("SKIPPED: %v", err)
 	}
 	c := Command{Path: shell, Args: []string{"-c", "read line; echo $line"}, Stdin: []byte("some text\n")}
 	whole, err := Run(c, Fault{})
@@ -184,7 +184,7 @@ func TestRunFollowsChildren(t *testing.T) {
 	needTracer(t)
 	shell, err := exec.LookPath("sh")
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("SKIPPED: %v", err)
 	}
 	name := filepath.Join(t.TempDir(), "file")
 	c := Command{Path: shell, Args: []string{"-c", "(echo child > " + name + "; exit 3); exit $?"}}
@@ -215,7 +215,7 @@ func TestRunEndsWhatHangs(t *testing.T) {
 	needTracer(t)
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("SKIPPED: %v", err)
 	}
 	if _, err := Run(Command{Path: sleep, Args: []string{"1000"}, Timeout: 1}, Fault{}); err == nil {
 		t.Error("no error for a program that hangs")
