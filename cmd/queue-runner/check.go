@@ -484,6 +484,9 @@ func (r *report) lookAt(t config.Transport) {
 			r.problems = append(r.problems, fmt.Sprintf("transport %s: %v", t.Name, err))
 		}
 	}
+	if err := checkMailbox(r.cfg, t); err != nil {
+		r.problems = append(r.problems, fmt.Sprintf("transport %s: %v", t.Name, err))
+	}
 	if t.TLS != config.TLSVerify && t.CAFile != "" {
 		r.notes = append(r.notes, fmt.Sprintf("transport %s: ca_file has an effect only with tls = \"verify\"", t.Name))
 	}
