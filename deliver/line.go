@@ -32,7 +32,7 @@ const turn = 20
 const lineLength = 4 * sessionLimit
 
 // A line is where next hops without a session stand when they have something due: the most urgent first, then those
-// whose mail has been due for the longest time. It is filled when it is empty, or something urgent may have come: so a
+// whose mail has been due for the longest time, those in trouble behind others. It is filled when it is empty, or something urgent may have come: so a
 // pass over very many next hops does not look at all of them for each one.
 //
 // Sessions are shared so: a free one goes to the first in line, or, if nobody stands there, to the next hop that has the
@@ -174,8 +174,25 @@ func (p *pass) fillLine() error {
 			return err
 		}
 	}
-	l.stale, l.urgent = len(l.ready) == lineLength, false
+	var cut bool
+	l.ready, cut = withoutCrowd(l.ready)
+	l.stale, l.urgent = cut || len(l.ready) == lineLength, false
 	return nil
+}
+
+// withoutCrowd leaves no more of those in trouble in line than there are sessions, and nobody behind them: they may take
+// long, and what comes meanwhile need not. cut says that somebody has been left out.
+func withoutCrowd(ready []spool.Ready) (line []spool.Ready, cut bool) {
+	n := 0
+	for i, r := range ready {
+		if !r.Trouble {
+			continue
+		}
+		if n++; n > sessionLimit {
+			return ready[:i], true
+		}
+	}
+	return ready, false
 }
 
 // growing returns the next hops that may have another session, those first that have the fewest.

@@ -61,6 +61,52 @@ func (w *world) during(meanwhile func(wake chan<- struct{})) {
 	}
 }
 
+// A hole is a next hop that swallows whatever is sent to connect to it.
+type hole struct{}
+
+func (hole) Open(ctx context.Context, _ string) (deliver.Session, error) {
+	select {
+	case <-time.After(30 * time.Second):
+	case <-ctx.Done():
+	}
+	return nil, refused()
+}
+
+// Many next hops that are known to be dead hold up no other for longer than a few of them take; but each is tried.
+func TestDeadNextHopsHoldUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		alive := &server{}
+		w.opts.Resolve = func(hop string) (deliver.Route, error) {
+			if hop == "alive.example" {
+				return deliver.Route{Transport: alive, Domain: hop}, nil
+			}
+			return deliver.Route{Transport: hole{}, Domain: hop}, nil
+		}
+		const dead = 600
+		var rcpts []string
+		for i := range dead {
+			rcpts = append(rcpts, fmt.Sprintf("bob@d%d.example", i))
+		}
+		w.submit("ann@example.org", rcpts...)
+		w.during(func(wake chan<- struct{}) {
+			time.Sleep(5*time.Minute + 7*time.Second) // all have been tried, and some are due again
+			w.submit("ann@example.org", "cyd@alive.example")
+			wake <- struct{}{}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			w.want("delivered", alive.taken(), 1)
+			time.Sleep(5 * time.Minute)
+			synctest.Wait()
+			for i := range dead {
+				if name := fmt.Sprintf("next hop d%d.example:", i); w.logged(name) < 2 {
+					t.Errorf("%s %d tries", name, w.logged(name))
+				}
+			}
+		})
+	})
+}
+
 // A next hop with very much mail that takes all sessions holds up no other for longer than some messages of it take.
 func TestOneNextHopStarvesNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -11,19 +11,40 @@ import (
 
 // A Ready is a next hop that has something due and may be tried.
 type Ready struct {
-	Hop    string
-	Urgent bool // something of it is urgent, or asked for
-	first  due
+	Hop     string
+	Urgent  bool // something of it is urgent, or asked for
+	Trouble bool // there was no session to be had when it was last tried
+	class   class
+	since   time.Time // when what is due there became so
 }
 
 // before orders next hops as Due returns them.
 func (r Ready) before(other Ready) int {
-	return cmp.Or(cmp.Compare(r.first.class, other.first.class), r.first.time.Compare(other.first.time))
+	return cmp.Or(cmp.Compare(r.class, other.class), r.since.Compare(other.since))
+}
+
+// troubleStands is how much later those in trouble stand in line than when they may be tried. Each of them may take as long
+// as it takes to give up: others need not wait for thousands of them, nor they for ever.
+const troubleStands = 30 * time.Minute
+
+func (h *hop) ready(first due) Ready {
+	r := Ready{first.hop, first.class < classOf(0), h.tries > 0, first.class, first.time}
+	if r.Trouble {
+		r.since = later(r.since, h.until).Add(troubleStands)
+	}
+	return r
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // Due returns up to most of the next hops that have something due at now and may be tried, those first whose mail is
-// the most urgent and then the longest due, and when the next one will have; the zero time if nothing waits. Those for
-// which skip is true are left out.
+// the most urgent and then the longest due, those in trouble behind others, and when the next one will have; the zero time
+// if nothing waits. Those for which skip is true are left out.
 func (s *Spool) Due(now time.Time, most int, skip func(hop string) bool) (ready []Ready, next time.Time, err error) {
 	for from := []byte{}; from != nil; {
 		if err := s.view(func(x *tx) (err error) {
@@ -69,7 +90,7 @@ func (s *Spool) dueFrom(x *tx, from []byte, now time.Time, skip func(hop string)
 			}
 		case s.selective() && first.class != classAsked:
 		case skip == nil || !skip(first.hop):
-			ready = append(ready, Ready{first.hop, first.class < classOf(0), first})
+			ready = append(ready, h.ready(first))
 		}
 		k, _ = c.Seek(afterHopKey(first.hop))
 	}

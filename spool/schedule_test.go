@@ -49,6 +49,31 @@ func TestUrgentMailGoesFirst(t *testing.T) {
 	w.want("at others", claimed(append(w.claim(s, "relay/b.example"), w.claim(s, "relay/c.example")...)), []mail.ID{later, most})
 }
 
+// Those in trouble stand behind others, but not behind what comes half an hour after them; what is urgent goes first.
+func TestTroubleStandsBehind(t *testing.T) {
+	w := newWorld(t)
+	s := w.acquire()
+	defer w.end(s)
+	w.submit("bob@a.example")
+	w.takeIn(s)
+	w.submitFrom(0, 4, "bob@b.example")
+	w.takeIn(s)
+	w.dead(s, "relay/a.example", mail.OfHost)
+	w.dead(s, "relay/b.example", mail.OfUs)
+	w.now = w.now.Add(20 * time.Minute)
+	for i, want := range [][]string{
+		{"relay/b.example", "relay/c.example", "relay/a.example"},
+		{"relay/b.example", "relay/c.example", "relay/a.example", "relay/d.example"},
+	} {
+		w.submitWith(func(env *mail.Envelope) {
+			env.Arrival, env.Recipients[0].Path = w.now, path(t, "bob@"+[]string{"c", "d"}[i]+".example")
+		})
+		w.takeIn(s)
+		w.want("due", w.dueBut(s), want)
+		w.now = w.now.Add(20 * time.Minute)
+	}
+}
+
 func (w *world) dueBut(s *Spool, left ...string) (hops []string) {
 	w.t.Helper()
 	ready, _, err := s.Due(w.now, 10, func(hop string) bool {
