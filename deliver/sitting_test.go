@@ -137,40 +137,59 @@ func TestPanicBeforeTheSession(t *testing.T) {
 	w.want("waiting", w.waiting(), []string{"bob@a.example 0 internal error: boom"})
 }
 
-// A silent next hop takes a message and answers nothing until it is hung up on.
-type silent struct{ begun chan struct{} }
+// A silent next hop takes no session, or a message, and answers nothing until it is hung up on.
+type silent struct {
+	opens bool // a session
+	begun chan struct{}
+}
 
-func (s *silent) Open(context.Context, string) (deliver.Session, error) { return s, nil }
+func (s *silent) Open(ctx context.Context, _ string) (deliver.Session, error) {
+	if s.opens {
+		return s, nil
+	}
+	return nil, s.wait(ctx)
+}
 
-func (s *silent) Deliver(ctx context.Context, attempts <-chan mail.Attempt) error {
-	a := <-attempts
-	s.begun <- struct{}{}
-	<-ctx.Done()
-	a.Done(nil)
+func (s *silent) wait(ctx context.Context) error {
+	select {
+	case s.begun <- struct{}{}:
+		<-ctx.Done()
+	case <-ctx.Done(): // another session was begun before the pass was told
+	}
 	return &mail.Failure{Result: mail.Delay(mail.OfUs, mail.EnhancedCode{4, 3, 2}, "interrupted")}
 }
 
-// A session that is cut off because we stop is no trouble of its next hop.
+func (s *silent) Deliver(ctx context.Context, attempts <-chan mail.Attempt) error {
+	a := <-attempts
+	defer a.Done(nil)
+	return s.wait(ctx)
+}
+
+// A session that is cut off because we stop, or before there is one, is no trouble of its next hop.
 func TestStopIsNoTroubleOfTheNextHop(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, s := newWorld(t), &silent{make(chan struct{})}
-		w.opts.Resolve = func(string) (deliver.Route, error) { return deliver.Route{Transport: s}, nil }
-		w.submit("ann@example.org", "bob@a.example")
-		sp := w.acquire()
-		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- deliver.Pass(ctx, sp, w.opts) }()
-		<-s.begun
-		stop()
-		if err := <-ended; err != nil {
-			t.Fatal(err)
-		}
-		if err := sp.End(); err != nil {
-			t.Fatal(err)
-		}
-		w.want("next hop in trouble", w.logged("next hop"), 0)
-		w.want("waiting", w.waiting(), []string{"bob@a.example 0 "})
-	})
+	for _, opens := range []bool{false, true} {
+		t.Run(fmt.Sprintf("session %v", opens), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, s := newWorld(t), &silent{opens, make(chan struct{})}
+				w.opts.Resolve = func(string) (deliver.Route, error) { return deliver.Route{Transport: s}, nil }
+				w.submit("ann@example.org", "bob@a.example")
+				sp := w.acquire()
+				ctx, stop := context.WithCancel(t.Context())
+				ended := make(chan error, 1)
+				go func() { ended <- deliver.Pass(ctx, sp, w.opts) }()
+				<-s.begun
+				stop()
+				if err := <-ended; err != nil {
+					t.Fatal(err)
+				}
+				if err := sp.End(); err != nil {
+					t.Fatal(err)
+				}
+				w.want("next hop in trouble", w.logged("next hop"), 0)
+				w.want("waiting", w.waiting(), []string{"bob@a.example 0 "})
+			})
+		})
+	}
 }
 
 // A greedy session leaves no descriptors for anything else from its first message to its end. Later ones do.
