@@ -47,6 +47,7 @@ type Dir struct {
 	f    *os.File
 	// syncNames is set where the sync of a file does not make its name durable.
 	syncNames bool
+	shelf     shelf
 }
 
 // Open opens the directory at path. It must exist and be readable: what cannot be read cannot be synced.

@@ -26,6 +26,9 @@ type File struct {
 	length  int64            // of the file
 	owner   uint32
 	crc     uint32
+	shelf   *shelf // nil if the envelope is not to be shared
+	shared  *shared
+	identity
 }
 
 // buffers keeps the memory of closed files for the next ones: a pass reads one file after another.
@@ -40,7 +43,7 @@ const maxEnvelope = 64 << 20
 // Read opens the message file name in d and reads its envelope and last line, not its content. The Content of the
 // message is valid until Close. It refuses what is not a regular file with one name, and what is being written.
 func (d *Dir) Read(name string) (*File, error) {
-	f, err := d.read(name, (*File).lock)
+	f, err := d.read(name, (*File).lock, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -63,10 +66,11 @@ func (m *File) submitted() error {
 	return nil
 }
 
-// ReadOwn is Read for a directory that nobody else can write to, where names appear only when their files are complete.
-func (d *Dir) ReadOwn(name string) (*File, error) { return d.read(name, (*File).stat) }
+// ReadOwn is Read for a directory that nobody else can write to, where names appear only when their files are complete. A
+// large envelope is shared by all who have the file open: nothing of it may be changed.
+func (d *Dir) ReadOwn(name string) (*File, error) { return d.read(name, (*File).stat, &d.shelf) }
 
-func (d *Dir) read(name string, check func(*File) error) (*File, error) {
+func (d *Dir) read(name string, check func(*File) error, shelf *shelf) (*File, error) {
 	id, err := mail.ParseID(name)
 	if err != nil {
 		return nil, err
@@ -76,7 +80,7 @@ func (d *Dir) read(name string, check func(*File) error) (*File, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: d.path + "/" + name, Err: err}
 	}
-	m := &File{f: os.NewFile(uintptr(fd), d.path+"/"+name), fixed: buffers.Get().(*[smallFile]byte)}
+	m := &File{f: os.NewFile(uintptr(fd), d.path+"/"+name), fixed: buffers.Get().(*[smallFile]byte), shelf: shelf}
 	m.QueueID = id
 	if err := m.read(check); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", m.f.Name(), err), m.Close())
@@ -89,6 +93,10 @@ func (m *File) Close() error {
 	if m.fixed != nil {
 		buffers.Put(m.fixed)
 		m.fixed, m.Content = nil, nil
+	}
+	if m.shared != nil {
+		m.shelf.put(m.shared)
+		m.shared = nil
 	}
 	return m.f.Close()
 }
@@ -119,6 +127,7 @@ func (m *File) stat() error {
 		return errors.New("more than one link")
 	}
 	m.length, m.owner = st.Size, st.Uid
+	m.identity = identity{uint64(st.Dev), st.Ino, st.Size, st.Ctim}
 	return nil
 }
 
@@ -150,21 +159,38 @@ func (m *File) readEnvelope() error {
 	if err != nil && err != io.EOF {
 		return err
 	}
-	text := m.fixed[:n]
-	for {
-		env, length, err := parseEnvelope(text)
-		if err == nil {
-			m.Envelope, m.content = *env, int64(length)
-			m.setSubmitter()
-			return nil
-		}
-		if err != ErrIncomplete || int64(len(text)) == m.length || len(text) >= maxEnvelope {
-			return err
-		}
-		// Longer than what was read: once more, with much more of it.
-		text = make([]byte, min(int64(len(text))*16, m.length, maxEnvelope))
+	env, length, err := parseEnvelope(m.fixed[:n])
+	if err == ErrIncomplete && int64(n) < m.length {
+		env, length, err = m.readLarge()
+	}
+	if err != nil {
+		return err
+	}
+	m.Envelope, m.content = *env, int64(length)
+	m.setSubmitter()
+	return nil
+}
+
+// readLarge reads an envelope that is longer than a small file, unless somebody has it already.
+func (m *File) readLarge() (env *mail.Envelope, length int, err error) {
+	if m.shelf == nil {
+		return m.parseLarge()
+	}
+	if m.shared, err = m.shelf.get(m.identity, m.parseLarge); err != nil {
+		return nil, 0, err
+	}
+	return m.shared.env, m.shared.length, nil
+}
+
+func (m *File) parseLarge() (env *mail.Envelope, length int, err error) {
+	for size := int64(smallFile) * 16; ; size *= 16 {
+		text := make([]byte, min(size, m.length, maxEnvelope))
 		if _, err := m.f.ReadAt(text, 0); err != nil {
-			return err
+			return nil, 0, err
+		}
+		env, length, err = parseEnvelope(text)
+		if err != ErrIncomplete || int64(len(text)) == m.length || len(text) >= maxEnvelope {
+			return env, length, err
 		}
 	}
 }
