@@ -514,6 +514,19 @@ func TestLimitOfAttempts(t *testing.T) {
 	w.want("waiting", w.waiting(), []string(nil))
 }
 
+// A host that is down is tried as often as suits it, and uses up nobody's attempts.
+func TestLimitOfAttemptsAtADeadNextHop(t *testing.T) {
+	w := newWorld(t)
+	w.opts.Retry.Attempts = 2
+	w.servers["example.org"], w.servers["a.example"] = &server{}, &server{refuse: refused}
+	w.submit("ann@example.org", "bob@a.example")
+	for range 5 {
+		w.pass()
+		w.later(time.Hour)
+	}
+	w.want("waiting", w.waiting(), []string{"bob@a.example 5 connection refused"})
+}
+
 func TestServerThatLimitsMessagesInASession(t *testing.T) {
 	w := newWorld(t)
 	s, n := &server{}, 0

@@ -396,7 +396,9 @@ func TestSCRAMKnowsTheServer(t *testing.T) {
 
 func TestLoginIsInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	srv := smtptest.NewServer(t, smtptest.Options{Certificate: smtptest.Valid, Users: map[string]string{"ann": canary}})
+	srv := smtptest.NewServer(t, smtptest.Options{
+		Certificate: smtptest.Valid, Users: map[string]string{"ann": canary}, Replies: map[string]string{"AUTH": smtptest.Hang},
+	})
 	to := verifying(srv, "")
 	to.Password = func() (string, error) {
 		cancel()

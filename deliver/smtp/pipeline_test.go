@@ -586,6 +586,20 @@ func TestLastWords(t *testing.T) {
 	}
 }
 
+// TestLostInTheMiddle has a server hang up with one message sent to it, and a part of the next: only that one can have arrived.
+func TestLostInTheMiddle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := opened(t, staged(t, step{"MAIL FROM:<s2@", ""}))
+		messages := series(t, 3)
+		long := message(t, "Subject: long\r\n\r\n"+strings.Repeat("long\r\n", 5000), "u2@example.com")
+		long.Sender, messages[2] = messages[2].Sender, long
+		got := outcomes(deliverAll(t, t.Context(), s, messages))
+		if want := []string{"relayed", "delayed of message, us says 4.4.2", outcome(untried)}; !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
+
 // TestUnreadableBehindWhatIsNotSentYet has a content that cannot be read, when the message before it is still to be sent.
 func TestUnreadableBehindWhatIsNotSentYet(t *testing.T) {
 	for _, tt := range []struct{ name, says, second string }{
