@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"errors"
+	"os"
 	"slices"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -38,7 +39,7 @@ func (t *transaction) refuse(r mail.Result) {
 // doubt takes back what was decided of recipients if err says that one of the replies to a group of commands is too many
 // or missing: a refusal may have been meant for somebody else.
 func (t *transaction) doubt(err error) {
-	if _, ok := errors.AsType[misplaced](err); !ok {
+	if _, ok := errors.AsType[misplaced](err); !ok && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return
 	}
 	for _, slot := range t.slots {
