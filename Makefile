@@ -47,7 +47,7 @@ test: ## run every test
 	@.ci/test $(TESTFLAGS)
 
 proof: build ## run the slow tests too: real programs, real servers, power cuts
-	@.ci/need gcc:gcc mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
+	@.ci/need gcc:gcc mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs nft:nftables ip:iproute2 tc:iproute2
 	@POSTRIDER_PROOF=1 .ci/test $(TESTFLAGS) -timeout 2h
 
 bench: build ## measure, and compare with what we promise

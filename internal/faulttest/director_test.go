@@ -10,9 +10,8 @@ import (
 // A fault is what a server does wrong, and where.
 type fault struct {
 	stage string // of stages
-	name  string
-	does  string // as smtptest.Options.Replies has it
-	when  when
+	action
+	when when
 }
 
 // stages are where a session can go wrong, in the order in which it comes there.
@@ -44,6 +43,9 @@ const (
 	nobody = "nobody"
 	spam   = "spam"
 )
+
+// large is who sends the only letter that is larger than some octets.
+const large = "s1@home.example"
 
 // A director tells a server what to say, and knows what it has said.
 type director struct {
@@ -89,10 +91,12 @@ func (d *director) script(connection int, line string) string {
 	}
 	reply := d.reply(s, stage, rcpt)
 	switch code := strings.TrimPrefix(reply, smtptest.Raw); {
-	case strings.HasPrefix(code, "5") && stage == "RCPT":
+	case strings.HasPrefix(code, "5") && rcpt != "":
 		d.refused[rcpt] = true
 	case strings.HasPrefix(code, "5") && (stage == "MAIL" || stage == "DATA" || stage == "content" || stage == "dot"):
 		d.note(d.refused, s)
+	case stage == "EHLO" && strings.Contains(code, "SIZE 1000"):
+		d.note(d.refused, &scene{sender: large})
 	case strings.Contains(code, "250 ") && (stage == "DATA" || stage == "content"):
 		d.note(d.claimed, s)
 	}
@@ -112,10 +116,11 @@ func (s *scene) enter(line string) (stage, rcpt string) {
 	switch verb {
 	case "CONNECT":
 		return "connect", ""
-	case "EHLO":
+	case "EHLO", "LHLO":
 		if s.tls {
 			return "EHLO after TLS", ""
 		}
+		return "EHLO", ""
 	case "TLS":
 		s.tls = true
 		return "handshake", ""
@@ -132,7 +137,7 @@ func (s *scene) enter(line string) (stage, rcpt string) {
 	case "BODY":
 		return "content", ""
 	case ".":
-		return "dot", ""
+		return "dot", rest // of LMTP
 	}
 	return verb, ""
 }
@@ -149,7 +154,7 @@ func (d *director) reply(s *scene, stage, rcpt string) string {
 	s.times[stage]++
 	if stage == d.stage && !d.healed && (d.when == always || d.when == third && s.times[stage] == 3 || d.when == once && d.fired == 0) {
 		d.fired++
-		if stage == "dot" && strings.HasPrefix(d.does, smtptest.Raw+"2") {
+		if stage == "dot" && rcpt == "" && strings.HasPrefix(d.does, smtptest.Raw+"2") {
 			return smtptest.Took + d.does // for who can make sense of it
 		}
 		return d.does

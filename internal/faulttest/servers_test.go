@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,7 +21,7 @@ import (
 
 // actions are what a server does in place of an answer. Those that are none of its business at some stage are tried there
 // all the same.
-var actions = []struct{ name, does string }{
+var actions = []action{
 	{"FIN", smtptest.Close},
 	{"RST", smtptest.Reset},
 	{"hang", smtptest.Hang},
@@ -51,8 +52,16 @@ var actions = []struct{ name, does string }{
 	{"takes it, then hang", smtptest.Took + smtptest.Hang},
 	{"takes it, then garbage", smtptest.Took + smtptest.Raw + "what is this?\r\n"},
 	{"takes it, then endless lines", smtptest.Took + smtptest.Flood + "250-and so on\r\n"},
+	{"announces a small size", "250 mx\nSIZE 1000"},
+	{"announces a large size", "250 mx\nSIZE 99999999999999999999"},
+	{"announces no size", "250 mx\nSIZE -1"},
+	{"announces limits", "250 mx\nLIMITS RCPTMAX=1 MAILMAX=2"},
+	{"announces nonsense", "250 mx\nLIMITS RCPTMAX=0 MAILMAX=0\nAUTH\n=\nSIZE\nSIZE=1\nDELIVERBY -5\n " + strings.Repeat("\nX", 100)},
 	{"drip", smtptest.Drip + "59s 250-one octet a minute, whatever was asked\r\n250 is what you get from me\r\n"},
 }
+
+// An action is what is done, by a line of a script.
+type action struct{ name, does string }
 
 // silent says which actions are no more than silence on a connection that stays: only a deadline ends that.
 func silent(action string) bool {
@@ -79,11 +88,16 @@ type cell struct {
 	letters    int
 }
 
+// What a connection may be.
 const (
-	plain = "plain"
+	plain = "in clear"
 	may   = "TLS if it can be had"
 	must  = "TLS with a login"
+	lmtp  = "LMTP"
 )
+
+// piped are the extensions with which many messages are sent at once.
+const piped = "PIPELINING CHUNKING"
 
 func (c cell) String() string {
 	s := fmt.Sprintf("%s at %s, %s, %s, extensions %q", c.name, c.stage, c.when, c.security, c.extensions)
@@ -99,18 +113,34 @@ func (c cell) String() string {
 	return s
 }
 
-// pointless says which cells have nothing to try.
+// pointless says which cells have nothing to try, or nothing more than others.
 func (c cell) pointless() bool {
-	tls := c.stage == "STARTTLS" || c.stage == "handshake" || c.stage == "EHLO after TLS"
-	auth := c.stage == "AUTH" || c.stage == "AUTH END"
-	return tls && c.security == plain || auth && c.security != must || (opening(c.stage) || c.stage == "QUIT") && c.when == third ||
-		strings.HasPrefix(c.does, smtptest.Took) && c.stage != "dot" ||
+	switch c.stage {
+	case "STARTTLS", "handshake", "EHLO after TLS":
+		if c.security != may && c.security != must {
+			return true
+		}
+	case "AUTH", "AUTH END":
+		if c.security != must {
+			return true
+		}
+	}
+	took, announced := strings.HasPrefix(c.does, smtptest.Took), strings.HasPrefix(c.name, "announces")
+	return (opening(c.stage) || c.stage == "QUIT") && c.when == third ||
+		took && (c.stage != "dot" || c.security == lmtp) || announced && (c.stage != "EHLO" || c.security == must) ||
 		c.socket && silent(c.name) || !c.socket && strings.Contains(c.name, "RST")
 }
 
-// blind says that nobody can tell which reply is whose: several messages were on their way when the server lost count.
+// blind says that nobody can tell which reply is whose: several messages were on their way when the server lost count, or
+// several recipients were to be answered for.
 func (c cell) blind() bool {
-	return miscounts(c.name) && c.extensions == "PIPELINING CHUNKING" && !opening(c.stage) && (c.when != always || c.stage == "RSET")
+	switch {
+	case !miscounts(c.name) || opening(c.stage):
+		return false
+	case c.security == lmtp:
+		return c.stage == "dot"
+	}
+	return c.extensions == piped && (c.when != always || c.stage == "RSET")
 }
 
 // TestServers sends letters to a server that goes wrong at one stage, and again when it is well.
@@ -131,36 +161,55 @@ func TestServers(t *testing.T) {
 	t.Log(&count)
 }
 
-// cells returns the product of everything, or the choice of it: each action at each stage, in clear and with TLS, to a
-// server that wants one message after the other and to one that takes many at once.
-func cells() (list []cell) {
-	ways := []string{"", "PIPELINING", "CHUNKING", "PIPELINING CHUNKING"}
-	for _, stage := range stages {
-		for n, a := range actions {
-			for _, security := range []string{plain, may, must} {
-				for e, extensions := range ways {
-					for o, when := range []when{always, third, once} {
-						for b := range 8 {
-							c := cell{
-								fault: fault{stage, a.name, a.does, when}, extensions: extensions, security: security,
-								socket: b&1 > 0, beside: b&2 > 0, sessions: 1, letters: 7,
-							}
-							if b&4 > 0 {
-								c.sessions = 3
-							}
-							rst := strings.Contains(a.name, "RST")
-							core := n < 6 && (extensions == ways[0] || extensions == ways[3]) && security != may && c.socket == rst && !c.beside && c.sessions == 1 && when != once
-							turn := (n+2*e+o)%3 == 0 && (security == must) == (n%2 > 0) && security != may && (b&^1 == (n+o)%4*2)
-							if !c.pointless() && (proof() || core || n >= 6 && turn && e%2 == n%2) {
-								list = append(list, c)
-							}
-						}
-					}
-				}
+// cells returns the product of everything, or a choice of it: the commonest actions at each stage, in clear and with TLS,
+// to a server that wants one message after the other and to one that takes many at once; and some of all others.
+func cells() []cell {
+	all := []cell{{sessions: 1, letters: 7}}
+	all = times(all, stages, func(c *cell, s string) { c.stage = s })
+	all = times(all, actions, func(c *cell, a action) { c.action = a })
+	all = times(all, []when{always, third, once}, func(c *cell, w when) { c.when = w })
+	all = times(all, []string{plain, may, must, lmtp}, func(c *cell, s string) { c.security = s })
+	all = times(all, []string{"", "PIPELINING", "CHUNKING", piped}, func(c *cell, e string) { c.extensions = e })
+	all = times(all, []bool{false, true}, func(c *cell, b bool) { c.socket = b })
+	all = times(all, []bool{false, true}, func(c *cell, b bool) { c.beside = b })
+	all = times(all, []int{1, 3}, func(c *cell, n int) { c.sessions = n })
+	all = slices.DeleteFunc(all, cell.pointless)
+	if proof() {
+		return all
+	}
+	var some []cell
+	for n := 0; len(all) > 0; n++ {
+		end := slices.IndexFunc(all, func(c cell) bool { return c.stage != all[0].stage || c.name != all[0].name })
+		if end < 0 {
+			end = len(all)
+		}
+		step := max(1, end/2)
+		for i, c := range all[:end] {
+			if c.common() || i%step == 5*n%step {
+				some = append(some, c)
 			}
 		}
+		all = all[end:]
 	}
-	return list
+	return some
+}
+
+// times multiplies cells with the values of something.
+func times[T any](cells []cell, values []T, set func(*cell, T)) (all []cell) {
+	for _, c := range cells {
+		for _, v := range values {
+			set(&c, v)
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// common says which cells are always tried.
+func (c cell) common() bool {
+	n := slices.Index(actions, c.action)
+	return n < 6 && c.when != once && (c.security == plain || c.security == must) && (c.extensions == "" || c.extensions == piped) &&
+		c.socket == strings.Contains(c.name, "RST") && !c.beside && c.sessions == 1
 }
 
 // A tally counts cells.
@@ -280,6 +329,8 @@ func (c cell) compose(w *world) {
 func (c cell) start(t *testing.T, o smtptest.Options) *smtptest.Server {
 	o.Extensions = append(strings.Fields(c.extensions), "ENHANCEDSTATUSCODES")
 	switch c.security {
+	case lmtp:
+		o.LMTP = true
 	case may:
 		o.Certificate = smtptest.UnknownCA
 	case must:
@@ -327,6 +378,8 @@ func (f transportFunc) Open(ctx context.Context, _ string) (deliver.Session, err
 func (h host) server(to mx.Host) *smtp.Server {
 	s := &smtp.Server{Host: to.Name, Addrs: to.Addrs, Hello: "here.example", Dial: h.dial}
 	switch h.cell.security {
+	case lmtp:
+		s.LMTP = true
 	case may:
 		s.TLS = smtp.TLSMay
 	case must:
