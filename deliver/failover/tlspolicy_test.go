@@ -43,7 +43,9 @@ func newInternet(t *testing.T, mx1 smtptest.Options, mx2 *smtptest.Options) *int
 	t.Helper()
 	in := &internet{t: t, servers: map[string]*smtptest.Server{}, roots: x509.NewCertPool()}
 	in.names = dnstest.NewServer(t)
-	mx1.Hostname = "mx1.p.test"
+	if mx1.Hostname == "" {
+		mx1.Hostname = "mx1.p.test"
+	}
 	in.start("mx1", mx1)
 	in.add("p.test. 60 IN MX 10 mx1.p.test.", "mx1.p.test. 60 IN A 192.0.2.1")
 	if mx2 != nil {
@@ -243,6 +245,7 @@ func TestTLSPolicy(t *testing.T) {
 
 		{"DANE-EE", tls(smtptest.Expired), func(in *internet) { in.sign("mx1", 3, 0, 1) }, byDANE, byDANE, 1},
 		{"DANE-TA", tls(smtptest.Valid), func(in *internet) { in.signAuthority("mx1") }, byDANE, byDANE, 1},
+		{"DANE-TA, a certificate for the domain", smtptest.Options{Hostname: "p.test", Certificate: smtptest.Valid}, func(in *internet) { in.signAuthority("mx1") }, byDANE, byDANE, 1},
 		{"DANE-TA, a certificate for another host", tls(smtptest.WrongHost), func(in *internet) { in.signAuthority("mx1") }, second, "delayed 4.7.5", 1},
 		{"DANE-TA, a certificate that has expired", tls(smtptest.Expired), func(in *internet) { in.signAuthority("mx1") }, second, "delayed 4.7.5", 1},
 		{"DANE, another certificate", tls(smtptest.Valid), func(in *internet) { in.sign("mx1", 3, 0, 1, make([]byte, 32)...) }, second, "delayed 4.7.5", 1},
@@ -389,6 +392,7 @@ func TestSendersWish(t *testing.T) {
 		{"required, another certificate", mail.TLSRequired, with(smtptest.Valid, "REQUIRETLS"), other, second, "delayed 4.7.5"},
 		{"required, the handshake fails", mail.TLSRequired, dies, both, secondSTS, "delayed 4.7.5"},
 		{"required, nobody answers", mail.TLSRequired, unreachable, both, secondSTS, "delayed 4.4.2"},
+		{"required, nobody answers, or vouches for him", mail.TLSRequired, unreachable, signed, second, "failed 5.7.30"},
 		{"required, and nobody knows of the policy", mail.TLSRequired, with(smtptest.Valid, "REQUIRETLS"), func(in *internet) {
 			in.names.Behave("_mta-sts.p.test", dnstest.Fail)
 		}, "delayed 4.4.3", "delayed 4.4.3"},
@@ -437,6 +441,14 @@ func TestOneHostMayBeSafeEnough(t *testing.T) {
 		in := newInternet(t, grey, &smtptest.Options{Certificate: smtptest.Valid})
 		in.sign("mx1", 3, 0, 1)
 		if got := in.deliver(mail.TLSRequired); got != "delayed 4.7.1" {
+			t.Errorf("%s", got)
+		}
+	})
+	t.Run("the first may be, and nobody vouches for the second", func(t *testing.T) {
+		closed := smtptest.Options{Certificate: smtptest.Valid, Replies: map[string]string{"CONNECT": smtptest.Close}}
+		in := newInternet(t, closed, &smtptest.Options{Certificate: smtptest.Valid})
+		in.sign("mx1", 3, 0, 1)
+		if got := in.deliver(mail.TLSRequired); got != "delayed 4.4.2" {
 			t.Errorf("%s", got)
 		}
 	})

@@ -325,3 +325,38 @@ func TestWeights(t *testing.T) {
 		t.Errorf("first in 1000 times: %v", first)
 	}
 }
+
+// TestWhatIsKnownOfHosts says what DNSSEC vouches for, and which names are involved.
+func TestWhatIsKnownOfHosts(t *testing.T) {
+	s := dnstest.NewServer(t,
+		"d.signed.example. 60 IN MX 10 mx.signed.example.", "mx.signed.example. 60 IN A 192.0.2.1",
+		"alias.signed.example. 60 IN CNAME d.signed.example.",
+		"d.example. 60 IN MX 10 mx.signed.example.",
+		"half.signed.example. 60 IN MX 10 mx.example.", "mx.example. 60 IN A 192.0.2.2",
+		"named.signed.example. 60 IN MX 10 other.signed.example.", "other.signed.example. 60 IN CNAME mx.signed.example.",
+		"implicit.signed.example. 60 IN A 192.0.2.3", "implicit.example. 60 IN A 192.0.2.4",
+	)
+	s.Sign("signed.example")
+	f := finder(t, s)
+	for domain, want := range map[string]Host{
+		"D.signed.example":        {Name: "mx.signed.example", Domains: []string{"d.signed.example"}, Canonical: "mx.signed.example", Secure: true},
+		"alias.signed.example":    {Name: "mx.signed.example", Domains: []string{"alias.signed.example", "d.signed.example"}, Canonical: "mx.signed.example", Secure: true},
+		"d.example":               {Name: "mx.signed.example", Domains: []string{"d.example"}, Canonical: "mx.signed.example"},
+		"half.signed.example":     {Name: "mx.example", Domains: []string{"half.signed.example"}, Canonical: "mx.example"},
+		"named.signed.example":    {Name: "other.signed.example", Domains: []string{"named.signed.example"}, Canonical: "mx.signed.example", Secure: true},
+		"implicit.signed.example": {Name: "implicit.signed.example", Domains: []string{"implicit.signed.example"}, Canonical: "implicit.signed.example", Secure: true},
+		"implicit.example":        {Name: "implicit.example", Domains: []string{"implicit.example"}, Canonical: "implicit.example"},
+		"[192.0.2.5]":             {Name: "192.0.2.5"},
+	} {
+		hosts, err := f.Domain(t.Context(), domain)
+		if err != nil || len(hosts) != 1 {
+			t.Errorf("%s: %v, %v", domain, hosts, err)
+			continue
+		}
+		got := hosts[0]
+		got.Port, got.Addrs = 0, nil
+		if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
+			t.Errorf("%s: %+v, want %+v", domain, got, want)
+		}
+	}
+}

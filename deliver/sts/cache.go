@@ -7,6 +7,7 @@ package sts
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -126,10 +127,22 @@ func (c *Cache) fetch(ctx context.Context, e entry, id string) (entry, error) {
 		if e.holds(now) {
 			instead = "the one that is known holds"
 		}
-		c.Logf("MTA-STS: no policy from %s, %s: %v", e.Domain, instead, err)
+		c.Logf("MTA-STS: no policy from %s, %s: %s", e.Domain, instead, plain(err))
 	}
 	c.keep(e)
 	return e, nil
+}
+
+// plain returns the words of an error as a log can have them: a stranger's server may have chosen some.
+func plain(err error) string {
+	const most = 400
+	text := strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, err.Error())
+	return text[:min(len(text), most)]
 }
 
 // begin waits until nobody asks about a domain; end must follow.

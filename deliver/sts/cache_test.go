@@ -165,6 +165,16 @@ func TestPolicyThatCannotBeFetched(t *testing.T) {
 	w.want(Enforce, 3)
 }
 
+// TestWordsOfStrangers has a web server say what is not to be read in a log.
+func TestWordsOfStrangers(t *testing.T) {
+	w := newWorld(t)
+	w.policy = errors.New("500 \x1b[2J\r\n\xff\u2028" + strings.Repeat("x", 10000))
+	w.want("", 1)
+	if got := w.log.String(); strings.ContainsAny(strings.TrimSuffix(got, "\n"), "\x1b\r\n\ufffd\u2028") || len(got) > 500 || !strings.Contains(got, "500 ?[2J??") {
+		t.Errorf("log: %q", got)
+	}
+}
+
 func TestTroubleOfDNS(t *testing.T) {
 	w := newWorld(t)
 	w.record = trouble
