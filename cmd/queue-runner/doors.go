@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -34,7 +35,10 @@ func openDoors(cfg *config.Config) ([]door, error) {
 		return nil, err
 	}
 	for _, e := range table.SMTP {
-		if has(doors, e.Address) {
+		if has, err := covered(doors, e); has || err != nil {
+			if err != nil {
+				return nil, errors.Join(err, closeDoors(doors))
+			}
 			continue
 		}
 		l, err := open(e)
@@ -46,20 +50,64 @@ func openDoors(cfg *config.Config) ([]door, error) {
 	return doors, nil
 }
 
-func has(doors []door, address string) bool {
+// covered reports whether who connects to an endpoint comes to one of the doors: also to one that systemd has opened for
+// all addresses, beside which there can be no other at that port. It admits nobody whom the configuration does not.
+func covered(doors []door, e listen.Endpoint) (bool, error) {
 	for _, d := range doors {
-		if d.Addr().String() == address {
-			return true
+		has, err := covers(d.Listener, e)
+		if has || err != nil {
+			return has, err
 		}
 	}
-	return false
+	return false, nil
+}
+
+func covers(l net.Listener, e listen.Endpoint) (bool, error) {
+	if l.Addr().String() == e.Address {
+		return true, nil
+	}
+	tcp, ok := l.(*net.TCPListener)
+	if !ok || e.Network == "unix" {
+		return false, nil
+	}
+	wanted, err := netip.ParseAddrPort(e.Address)
+	if err != nil {
+		return false, err
+	}
+	to, at := wanted.Addr().Unmap(), tcp.Addr().(*net.TCPAddr).AddrPort()
+	switch {
+	case at.Port() != wanted.Port():
+		return false, nil
+	case at.Addr().Unmap() == to:
+		return true, nil
+	case !at.Addr().IsUnspecified():
+		return false, nil
+	case at.Addr().Is4() || to.Is6():
+		return at.Addr().Is4() == to.Is4(), nil
+	}
+	only, err := onlyIPv6(tcp)
+	return !only, err
+}
+
+// onlyIPv6 reports whether a socket of IPv6 takes no connections over IPv4.
+func onlyIPv6(l *net.TCPListener) (only bool, err error) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var value int
+	var failed error
+	err = raw.Control(func(fd uintptr) { value, failed = unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY) })
+	return value != 0, errors.Join(err, failed)
 }
 
 // withSubmission adds the submission socket, unless it is there already or somebody else serves it.
 func withSubmission(doors []door, spool string) ([]door, error) {
 	path := filepath.Join(spool, submitd.Socket)
-	if has(doors, path) {
-		return doors, nil
+	for _, d := range doors {
+		if d.Addr().String() == path {
+			return doors, nil
+		}
 	}
 	l, err := listenUnix(path)
 	if errors.Is(err, unix.EADDRINUSE) {

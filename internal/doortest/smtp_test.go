@@ -331,6 +331,22 @@ func TestSMTPOnSockets(t *testing.T) {
 	}
 }
 
+// Beside a socket for all addresses there is no room for one that the configuration names, and no need.
+func TestSocketForAllAddresses(t *testing.T) {
+	all, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.Close()
+	at := fmt.Sprintf("127.0.0.1:%d", all.Addr().(*net.TCPAddr).Port)
+	w := newWorld(t, fmt.Sprintf("%s[listen]\nsmtp = [%q]\n", queueing, at))
+	d := w.daemon(w.submission(), all)
+	if err := smtp.SendMail(at, nil, "app@example.org", []string{"bob@example.net"}, []byte("Subject: x\r\n\r\n.\r\n")); err != nil {
+		t.Fatalf("%v\n%s", err, d.stop())
+	}
+	w.one()
+}
+
 const pythonClient = `
 import smtplib, sys
 from email.message import EmailMessage
