@@ -58,18 +58,37 @@ func (w *worker) expand(ctx context.Context, c spool.Claim) event {
 // copies makes the messages that take the place of the recipients found, and puts what became of them into results.
 func (k clerk) copies(m *mail.Message, found []expanded, results []mail.Result) (children []spool.Taken, lines []string) {
 	for _, list := range byOwner(found) {
-		child, err := k.copyTo(m, list)
-		if err == nil {
-			children = append(children, child)
-		}
-		for _, x := range list {
-			results[x.index] = expansionResult(child.ID, x, err)
-			for _, s := range x.Skipped {
-				lines = append(lines, fmt.Sprintf("%s: alias of %s: %s", m.QueueID, m.Recipients[x.recipient].Path, s))
+		for _, c := range k.copiesTo(m, list) {
+			if c.err == nil {
+				children = append(children, c.child)
+			}
+			for _, x := range c.list {
+				results[x.index] = expansionResult(c.child.ID, x, c.err)
+				for _, s := range x.Skipped {
+					lines = append(lines, fmt.Sprintf("%s: alias of %s: %s", m.QueueID, m.Recipients[x.recipient].Path, s))
+				}
 			}
 		}
 	}
 	return children, lines
+}
+
+// A copied is the message that takes the place of some recipients, or why there is none.
+type copied struct {
+	list  []expanded
+	child spool.Taken
+	err   error
+}
+
+// copiesTo makes one message for all, or several where its envelope would be too long. Each of them takes the place of whole
+// recipients: one that says so of whom another one is for as well could be all that is left by a crash.
+func (k clerk) copiesTo(m *mail.Message, list []expanded) []copied {
+	child, err := k.copyTo(m, list)
+	if !errors.Is(err, drop.ErrEnvelope) || len(list) == 1 {
+		return []copied{{list, child, err}}
+	}
+	half := len(list) / 2
+	return append(k.copiesTo(m, list[:half]), k.copiesTo(m, list[half:])...)
 }
 
 // discarded is what becomes of a recipient whom an alias has nobody for.
