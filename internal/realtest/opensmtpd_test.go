@@ -31,13 +31,6 @@ func (w *world) startOpenSMTPD() {
 			w.t.Logf("OpenSMTPD's log:\n%.20000s", w.read("var/log/smtpd.log"))
 		}
 	})
-	w.eventually("OpenSMTPD listens", func() bool {
-		conn, err := w.dial(10021)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
 }
 
 // opensmtpdHeader is what OpenSMTPD puts before the content that it received.

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"math/rand/v2"
+	"net"
 	"net/smtp"
 	"net/url"
 	"regexp"
@@ -89,7 +90,8 @@ func TestPeers(t *testing.T) {
 // wentWell matches lines of the log that tell what is expected.
 var wentWell = regexp.MustCompile(`(?m)^.*(?:\(queued\)| status=sent \(.*\)| removed)\n`)
 
-// checkOffers has a client of the standard library's look whether a door is what it is thought to be.
+// checkOffers waits until a door is open, and has a client of the standard library's look whether it is what it is thought
+// to be.
 func (w *world) checkOffers(d door) {
 	w.t.Helper()
 	check := func(err error) {
@@ -106,8 +108,11 @@ func (w *world) checkOffers(d door) {
 	roots.AppendCertsFromPEM(w.read("etc/postrider/ca.pem"))
 	config := &tls.Config{ServerName: "localhost", RootCAs: roots}
 
-	conn, err := w.dial(port)
-	check(err)
+	var conn net.Conn
+	w.eventually(d.url+" is open", func() bool {
+		conn, err = w.dial(port)
+		return err == nil
+	})
 	if u.Scheme == "submissions" {
 		conn = tls.Client(conn, config)
 	}
