@@ -9,7 +9,7 @@
 //
 // Next hops with something due get sessions by priority and age, share them, and have as many as they bear: see line and
 // pace. Each of up to 68 sessions may hold a connection, or two while another host stands in for the first one, and, for
-// each message in flight, its file.
+// each message in flight that is not small, its file.
 package deliver
 
 import (

@@ -17,10 +17,11 @@ import (
 // ErrBusy is the error for a file that is locked: its submitter has not been told yet that it is accepted.
 var ErrBusy = errors.New("message file is being written")
 
-// A File is an open message file.
+// A File is an open message file. One that is small has been read, and takes no descriptor.
 type File struct {
 	mail.Message
-	f       *os.File
+	path    string
+	f       *os.File         // nil if all of it is in fixed
 	fixed   *[smallFile]byte // the whole file, if it fits
 	content int64            // offset of the content
 	length  int64            // of the file
@@ -48,7 +49,7 @@ func (d *Dir) Read(name string) (*File, error) {
 		return nil, err
 	}
 	if err := f.submitted(); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", f.f.Name(), err), f.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", f.path, err), f.Close())
 	}
 	return f, nil
 }
@@ -80,10 +81,14 @@ func (d *Dir) read(name string, check func(*File) error, shelf *shelf) (*File, e
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: d.path + "/" + name, Err: err}
 	}
-	m := &File{f: os.NewFile(uintptr(fd), d.path+"/"+name), fixed: buffers.Get().(*[smallFile]byte), shelf: shelf}
+	path := d.path + "/" + name
+	m := &File{path: path, f: os.NewFile(uintptr(fd), path), fixed: buffers.Get().(*[smallFile]byte), shelf: shelf}
 	m.QueueID = id
 	if err := m.read(check); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", m.f.Name(), err), m.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", m.path, err), m.Close())
+	}
+	if m.length <= smallFile {
+		_ = m.closeFile() // it was only read
 	}
 	return m, nil
 }
@@ -98,7 +103,16 @@ func (m *File) Close() error {
 		m.shelf.put(m.shared)
 		m.shared = nil
 	}
-	return m.f.Close()
+	return m.closeFile()
+}
+
+func (m *File) closeFile() error {
+	if m.f == nil {
+		return nil
+	}
+	f := m.f
+	m.f = nil
+	return f.Close()
 }
 
 func (m *File) read(check func(*File) error) error {
@@ -243,7 +257,7 @@ func (m *File) Verify() error {
 
 func (m *File) compare(crc uint32) error {
 	if crc != m.crc {
-		return fmt.Errorf("%s: %w: checksum differs", m.f.Name(), ErrIncomplete)
+		return fmt.Errorf("%s: %w: checksum differs", m.path, ErrIncomplete)
 	}
 	return nil
 }

@@ -1,9 +1,11 @@
 package drop
 
 import (
+	"errors"
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -70,4 +72,57 @@ func TestLargeEnvelopesAreShared(t *testing.T) {
 	if got := other.Recipients[0].Path.Address(); got != "bob@a.example" {
 		t.Errorf("recipient %s", got)
 	}
+}
+
+// As many small messages as a pass may have in flight are open without a descriptor each.
+func TestSmallFilesTakeNoDescriptors(t *testing.T) {
+	d, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	bob, err := mail.ParsePath("bob@a.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []*File
+	for _, size := range []int{1, smallFile} {
+		w, err := d.Create(&mail.Envelope{Arrival: Now(), Recipients: []mail.Recipient{{Path: bob}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, strings.Repeat("x", size))
+		id, err := w.Commit(mail.Facts{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := descriptors(t)
+		for range 10 {
+			f, err := d.ReadOwn(string(id))
+			if err != nil {
+				t.Fatal(err)
+			}
+			files = append(files, f)
+		}
+		if want := size / smallFile * 10; descriptors(t)-before != want {
+			t.Errorf("%d octets: %d descriptors, want %d", size, descriptors(t)-before, want)
+		}
+	}
+	for _, f := range files {
+		if got, err := io.ReadAll(io.NewSectionReader(f.Content, 0, f.Size)); err != nil || strings.Trim(string(got), "x") != "" || int64(len(got)) != f.Size {
+			t.Errorf("%d octets: %v", len(got), err)
+		}
+		if err := errors.Join(f.Verify(), f.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
 }
