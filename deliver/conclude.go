@@ -33,7 +33,7 @@ func (k clerk) concludeAll(c spool.Claim, r mail.Result) event {
 	for i := range results {
 		results[i] = r
 	}
-	return k.conclude(c, &f.Message, results)
+	return k.conclude(c, &f.Message, results, false)
 }
 
 // unreadable concludes an attempt at a message that cannot be read. It stays in the queue until somebody has seen to it.
@@ -47,13 +47,14 @@ func unreadable(c spool.Claim, err error) event {
 }
 
 // conclude makes of the results of an attempt a settlement, with the reports that it needs already durable, and the
-// lines for the log.
-func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) event {
+// lines for the log. again says that whom the host has left open is tried again at once: that was not the last attempt for
+// him, nor is he delayed.
+func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result, again bool) event {
 	now := k.Now()
 	st := &spool.Settlement{Claim: c}
 	for i, r := range c.Recipients {
 		result := results[i]
-		if k.retry.givenUp(result, m.Begin(), now, r.Attempts) {
+		if !(again && leftOpen(result)) && k.retry.givenUp(result, m.Begin(), now, r.Attempts) {
 			result.Action = mail.Failed
 		}
 		d := spool.Disposition{Recipient: r.Recipient, Result: result}
@@ -64,10 +65,11 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 		}
 		st.Dispositions = append(st.Dispositions, d)
 	}
-	e := event{settlement: st}
+	e := event{settlement: st, again: again}
 	k.report(&e, m, mail.Failed, func(i int) bool { return st.Dispositions[i].Result.Action == mail.Failed })
 	k.report(&e, m, mail.Delayed, func(i int) bool {
-		return !c.Recipients[i].Told && k.retry.worthTelling(st.Dispositions[i].Result, m.Begin(), now, c.Recipients[i].Attempts)
+		r := st.Dispositions[i].Result
+		return !c.Recipients[i].Told && !(again && leftOpen(r)) && k.retry.worthTelling(r, m.Begin(), now, c.Recipients[i].Attempts)
 	})
 	if m.Sender.IsNull() && slices.ContainsFunc(st.Dispositions, func(d spool.Disposition) bool { return d.Result.Action == mail.Failed }) {
 		e.lines = append(e.lines, fmt.Sprintf("%s: nobody is told of the non-delivery: the sender is null", m.QueueID))
@@ -85,6 +87,9 @@ func (k clerk) conclude(c spool.Claim, m *mail.Message, results []mail.Result) e
 	e.lines = append(lines, e.lines...)
 	return e
 }
+
+// leftOpen reports whether a result says nothing of the recipient or of the message.
+func leftOpen(r mail.Result) bool { return r.Action == mail.Delayed && r.Scope >= mail.OfHost }
 
 // report tells the sender about the recipients of a settlement for which about is true, in one message, and reports
 // whether he needs to be told nothing more. If it cannot be written, nobody is given up: the recipients stay, and are tried

@@ -48,7 +48,7 @@ func (w *worker) expand(ctx context.Context, c spool.Claim) event {
 		}
 	}
 	children, lines := w.copies(&f.Message, found, results)
-	e := w.conclude(concluded, &f.Message, results)
+	e := w.conclude(concluded, &f.Message, results, false)
 	e.settlement.Dispositions = append(e.settlement.Dispositions, onward...)
 	e.settlement.Children = append(e.settlement.Children, children...)
 	e.lines = append(e.lines, lines...)

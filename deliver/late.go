@@ -55,7 +55,7 @@ func (k clerk) late(c spool.Claim) event {
 			results[i] = mail.Delay(mail.OfMessage, mail.EnhancedCode{5, 4, 7}, "%s, or not at all", wanted)
 			results[i].Action = mail.Failed
 		}
-		return k.conclude(c, &f.Message, results)
+		return k.conclude(c, &f.Message, results, false)
 	}
 	e := event{settlement: &spool.Settlement{Claim: c}}
 	for _, r := range c.Recipients {

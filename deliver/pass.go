@@ -351,7 +351,7 @@ const maxRetries = 5
 func (p *pass) tryAgain(st *spool.Settlement) {
 	for i := range st.Dispositions {
 		d := &st.Dispositions[i]
-		if d.Result.Action == mail.Delayed && d.Result.Scope >= mail.OfHost {
+		if leftOpen(d.Result) {
 			d.Untried, d.Next = true, p.Now()
 		}
 	}

@@ -477,6 +477,48 @@ func TestDelayAtADeadNextHop(t *testing.T) {
 	w.want("waiting", len(w.waiting()), 1)
 }
 
+// Who gets another session at once, because the last one was at its end, is not delayed by that.
+func TestNoDelayByTheEndOfASession(t *testing.T) {
+	w := newWorld(t)
+	w.concurrency = 1
+	s, n := &server{}, 0
+	s.breaks = func(*mail.Message) bool { n++; return n%3 == 0 }
+	w.servers["example.org"], w.servers["a.example"] = &server{}, s
+	for range 10 {
+		w.submit("ann@example.org", "bob@a.example")
+	}
+	w.later(5 * time.Hour) // so long the host was down
+	w.pass()
+	w.want("delivered", s.taken(), 10)
+	w.want("told", w.logged("sender notified"), 0)
+}
+
+// Nor is that the last attempt for who has waited for long.
+func TestNoBounceByTheEndOfASession(t *testing.T) {
+	w := newWorld(t)
+	w.concurrency = 1
+	s, n := &server{}, -6 // it refuses the first ones, and then takes one a session
+	s.answer = func(m *mail.Message, _ int) mail.Result {
+		if n <= 0 {
+			return later(m, 0)
+		}
+		s.got = append(s.got, string(m.QueueID))
+		return mail.Result{Action: mail.Relayed}
+	}
+	s.breaks = func(*mail.Message) bool { n++; return n > 0 && n%2 == 0 }
+	w.servers["example.org"], w.servers["a.example"] = &server{}, s
+	w.submit("ann@example.org", "bob@a.example")
+	w.submit("ann@example.org", "cyd@a.example")
+	for range 3 {
+		w.pass()
+		w.later(time.Hour)
+	}
+	w.later(24 * time.Hour)
+	w.pass()
+	w.want("bounced", w.logged("status=bounced"), 0)
+	w.want("delivered", s.taken(), 2)
+}
+
 // Attempts at a host that is down do not use up the one after which a sender is told.
 func TestDelayAfterADeadNextHop(t *testing.T) {
 	w := newWorld(t)

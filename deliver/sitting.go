@@ -201,8 +201,7 @@ func (s *sitting) done(t *trial, results []mail.Result) {
 			hostOnly = false
 		}
 	}
-	e := s.conclude(t.claim, &t.file.Message, results)
-	e.again = broken && (s.useful || !hostOnly)
+	e := s.conclude(t.claim, &t.file.Message, results, broken && (s.useful || !hostOnly))
 	e.useful = !hostOnly && !s.useful
 	s.useful = s.useful || !hostOnly
 	s.tell(e)
