@@ -56,10 +56,25 @@ func newNames(t *testing.T, records ...string) *dnstest.Server {
 	return dnstest.NewServer(t, append([]string{"example.org. 60 IN MX 10 home.example.org.", "home.example.org. 60 IN A " + homeAddr}, records...)...)
 }
 
+// memoryDir returns a directory in memory where there is one: nothing here says what a crash leaves on a disk.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "postrider-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 func newWorld(t *testing.T, names *dnstest.Server, bubble bool) *world {
 	t.Helper()
 	w := &world{
-		t: t, names: names, bubble: bubble, now: time.Now(), dir: filepath.Join(t.TempDir(), "spool"),
+		t: t, names: names, bubble: bubble, now: time.Now(), dir: filepath.Join(memoryDir(t), "spool"),
 		servers: map[string]*smtptest.Server{}, dead: map[string]error{},
 	}
 	w.transport = w.byMX
