@@ -32,8 +32,9 @@ const turn = 20
 const lineLength = 4 * sessionLimit
 
 // A line is where next hops without a session stand when they have something due: the most urgent first, then those
-// whose mail has been due for the longest time, those in trouble behind others. It is filled when it is empty, or something urgent may have come: so a
-// pass over very many next hops does not look at all of them for each one.
+// whose mail has been due for the longest time, those in trouble behind others. It is filled when it is empty, or
+// something urgent may have come, or anything at all while those in trouble are first: so a pass over very many next hops
+// does not look at all of them for each one.
 //
 // Sessions are shared so: a free one goes to the first in line, or, if nobody stands there, to the next hop that has the
 // fewest, as its pace allows. When all are taken, a worker that asks for more gets nothing, and so ends, if its next hop
@@ -41,9 +42,12 @@ const lineLength = 4 * sessionLimit
 // next hop gets into line again when all others have been there.
 type line struct {
 	ready   []spool.Ready
-	next    time.Time       // when something will be due that is not now; zero: nothing will
-	stale   bool            // something may be due that is not in line
-	urgent  bool            // and is urgent
+	next    time.Time // when something will be due that is not now; zero: nothing will
+	stale   bool      // something may be due that is not in line
+	fresh   bool      // and was submitted since
+	urgent  bool      // and is urgent
+	filled  time.Time
+	took    time.Duration   // to fill it
 	yielded map[string]bool // next hops that have had their turn
 	waiting int             // sessions that are wanted and cannot be had
 	fewest  int             // of those that want one, the next hop with the fewest sessions has so many
@@ -154,7 +158,7 @@ func (p *pass) fillLine() error {
 	l, now := &p.line, p.Now()
 	due := !l.next.IsZero() && !l.next.After(now)
 	switch {
-	case len(l.ready) > 0 && !l.urgent, len(l.ready) == 0 && !l.stale && !due && p.sessions > 0:
+	case len(l.ready) > 0 && !l.urgent && !l.outOfDate(now), len(l.ready) == 0 && !l.stale && !due && p.sessions > 0:
 		return nil
 	}
 	skip := func(hop string) bool {
@@ -174,25 +178,17 @@ func (p *pass) fillLine() error {
 			return err
 		}
 	}
-	var cut bool
-	l.ready, cut = withoutCrowd(l.ready)
-	l.stale, l.urgent = cut || len(l.ready) == lineLength, false
+	l.stale, l.urgent, l.fresh = len(l.ready) == lineLength, false, false
+	l.filled, l.took = p.Now(), p.Now().Sub(now)
 	return nil
 }
 
-// withoutCrowd leaves no more of those in trouble in line than there are sessions, and nobody behind them: they may take
-// long, and what comes meanwhile need not. cut says that somebody has been left out.
-func withoutCrowd(ready []spool.Ready) (line []spool.Ready, cut bool) {
-	n := 0
-	for i, r := range ready {
-		if !r.Trouble {
-			continue
-		}
-		if n++; n > sessionLimit {
-			return ready[:i], true
-		}
-	}
-	return ready, false
+// fillShare is how many times longer than to fill the line it has to be until it is filled again for what is fresh.
+const fillShare = 20
+
+// outOfDate reports whether those in line, who are in trouble and take long, need not go before what was submitted since.
+func (l *line) outOfDate(now time.Time) bool {
+	return l.fresh && l.ready[0].Trouble && now.Sub(l.filled).Abs() >= fillShare*l.took
 }
 
 // growing returns the next hops that may have another session, those first that have the fewest.

@@ -231,7 +231,9 @@ func (p *pass) takeIn() error {
 	}
 	p.more = more
 	p.busy = nextBusy(p.busy, busy)
-	p.line.stale = p.line.stale || len(taken) > 0
+	if len(taken) > 0 {
+		p.line.stale, p.line.fresh = true, true
+	}
 	for _, t := range taken {
 		if t.Envelope.Urgency(os.Geteuid()) > 0 {
 			p.line.hurry()
