@@ -41,10 +41,17 @@ func run(args []string, stdin, stdout *os.File, stderr io.Writer) (status int) {
 	if err == nil {
 		return 0
 	}
+	status = o.report(err, stderr)
 	if o.mode == deliverMessage {
-		// Else the caller would be told of a broken pipe, and not of what is wrong. If this fails, it is no news.
+		// Else the caller would be told of a broken pipe, and not of what is wrong. If this fails, it is no news. Who
+		// watches need not wait for it.
 		_ = drain(stdin)
 	}
+	return status
+}
+
+// report says what went wrong, unless that is not wanted, or has been said, and returns the exit status.
+func (o *options) report(err error, stderr io.Writer) (status int) {
 	var ended endedWith
 	if errors.As(err, &ended) {
 		return int(ended)
