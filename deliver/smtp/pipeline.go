@@ -29,6 +29,9 @@ const (
 // for the other to read. The number of messages on their way grows with each that the server has taken, from one on, so
 // that little is at stake until it has shown how it behaves. RSET goes before each MAIL unless the last message is known
 // to have been taken: whatever was refused before, nothing of it is left to be taken for a part of this transaction.
+//
+// Answers are told apart by counting alone. The first message of a session shows whether the server counts right; if it
+// loses count later, while several messages are on their way, it cannot be seen which of their answers are whose.
 type pipeline struct {
 	*Session
 	attempts <-chan mail.Attempt
