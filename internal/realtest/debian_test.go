@@ -105,7 +105,11 @@ func (d debian) unpack(cache, root string) error {
 		"-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20",
 	}
 	if d.release != "" {
-		sources := "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian " + d.release + " main\n"
+		mirror, err := mirror()
+		if err != nil {
+			return err
+		}
+		sources := "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] " + mirror + " " + d.release + " main\n"
 		if err := os.WriteFile(apt+"/sources.list", []byte(sources), 0o644); err != nil {
 			return err
 		}
@@ -140,6 +144,19 @@ func (d debian) unpack(cache, root string) error {
 		return nil // another run was faster
 	}
 	return err
+}
+
+// mirror returns the URI of the archive that this machine has Debian's packages from.
+func mirror() (string, error) {
+	out, err := exec.Command("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Label: Debian").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask apt-get for its mirrors: %w", err)
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	if first == "" {
+		return "", errors.New("apt-get has no mirror of Debian")
+	}
+	return first, nil
 }
 
 // command runs a program of this machine and returns what it said when it failed.
