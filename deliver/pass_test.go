@@ -493,6 +493,20 @@ func TestNoDelayByTheEndOfASession(t *testing.T) {
 	w.want("told", w.logged("sender notified"), 0)
 }
 
+// Nor does the first attempt after a night with the machine off make a delay.
+func TestNoDelayByOneAttempt(t *testing.T) {
+	w := newWorld(t)
+	w.servers["example.org"], w.servers["a.example"] = &server{}, &server{refuse: refused}
+	w.submit("ann@example.org", "bob@a.example")
+	w.pass()
+	w.later(9 * time.Hour)
+	w.pass()
+	w.want("told", w.logged("sender notified"), 0)
+	w.later(2 * time.Minute)
+	w.pass()
+	w.want("told when that is not all", w.logged("sender notified"), 1)
+}
+
 // Nor is that the last attempt for who has waited for long.
 func TestNoBounceByTheEndOfASession(t *testing.T) {
 	w := newWorld(t)

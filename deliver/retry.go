@@ -72,7 +72,7 @@ func (r Retry) HopWait(hop string, tries int) time.Duration {
 }
 
 // expireAttempts is how often a message must have been tried before its age counts against it: neither a clock that
-// jumped nor a machine that was off for a week may bounce what was hardly tried.
+// jumped nor a machine that was off for a week may bounce what was hardly tried, or call it delayed.
 const expireAttempts = 3
 
 // hoplessTime is how long a next hop must have been in trouble before mail that waits for it is given up, whatever its
@@ -113,5 +113,5 @@ func (r Retry) worthTelling(result mail.Result, begin, now time.Time, attempts i
 	for n := 1; n < noticeAttempt; n++ {
 		wait += r.Wait(n)
 	}
-	return now.Sub(begin) >= wait
+	return attempts >= expireAttempts && now.Sub(begin) >= wait
 }
