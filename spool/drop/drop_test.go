@@ -250,14 +250,11 @@ func TestManyInOneMicrosecond(t *testing.T) {
 
 func TestModeWhateverTheUmask(t *testing.T) {
 	for _, mask := range []int{0, 0o777} {
-		old := syscall.Umask(mask)
 		d := open(t)
-		// The directory itself was made with that umask, too.
-		if err := os.Chmod(d.path, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		id := write(t, d, submission(t), "x\r\n", mail.Facts{})
-		syscall.Umask(old)
+		id := func() mail.ID {
+			defer syscall.Umask(syscall.Umask(mask))
+			return write(t, d, submission(t), "x\r\n", mail.Facts{})
+		}()
 		st, err := os.Stat(filepath.Join(d.path, string(id)))
 		if err != nil || st.Mode().Perm() != fileMode {
 			t.Errorf("umask %o: mode %v, %v", mask, st.Mode(), err)
