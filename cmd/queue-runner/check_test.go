@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -44,9 +45,15 @@ func TestCheck(t *testing.T) {
 			if strings.Contains(got, "sesame") {
 				t.Errorf("the password is shown:\n%s", got)
 			}
-			compare(t, strings.TrimSuffix(file, ".toml")+".txt", got)
+			compare(t, strings.TrimSuffix(file, ".toml")+".txt", asRootReads(got))
 		})
 	}
+}
+
+// asRootReads leaves out what only others than root are told.
+func asRootReads(s string) string {
+	s = regexp.MustCompile(`(?m)^note: .*: only root can deliver as others than himself\n`).ReplaceAllString(s, "")
+	return strings.TrimRight(s, "\n") + "\n"
 }
 
 // TestCheckWithoutFile checks what a user who tries things out has, and what a fresh installation has.
