@@ -31,7 +31,7 @@ func (w *worker) expand(ctx context.Context, c spool.Claim) event {
 			onward = append(onward, spool.Disposition{Recipient: r.Recipient, Untried: true, Next: w.Now()})
 			continue
 		}
-		x, err := w.route.Expander.Expand(ctx, f.Recipients[r.Recipient].Path)
+		x, err := w.lookUp(ctx, f.Recipients[r.Recipient].Path)
 		if err == nil && !x.Found {
 			onward = append(onward, spool.Disposition{Recipient: r.Recipient, Untried: true, Expanded: true, Next: w.Now()})
 			continue
@@ -53,6 +53,16 @@ func (w *worker) expand(ctx context.Context, c spool.Claim) event {
 	e.settlement.Children = append(e.settlement.Children, children...)
 	e.lines = append(e.lines, lines...)
 	return e
+}
+
+// lookUp asks the Expander. What an address makes our own code do must not end the pass for all others.
+func (w *worker) lookUp(ctx context.Context, rcpt mail.Path) (x Expansion, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			x, err = Expansion{}, fmt.Errorf("internal error: %v", p)
+		}
+	}()
+	return w.route.Expander.Expand(ctx, rcpt)
 }
 
 // copies makes the messages that take the place of the recipients found, and puts what became of them into results.

@@ -689,6 +689,7 @@ func TestPanicInASessionDefersOneMessage(t *testing.T) {
 
 func TestStopGivesBackWhatWasNotBegun(t *testing.T) {
 	w := newWorld(t)
+	w.concurrency = 1
 	s := &server{begun: make(chan string, 10), hold: make(chan struct{})}
 	w.servers["a.example"] = s
 	for i := range 3 {

@@ -137,6 +137,25 @@ func TestPanicBeforeTheSession(t *testing.T) {
 	w.want("waiting", w.waiting(), []string{"bob@a.example 0 internal error: boom"})
 }
 
+// breakable is an Expander that one address is too much for.
+type breakable struct{}
+
+func (breakable) Expand(_ context.Context, rcpt mail.Path) (deliver.Expansion, error) {
+	if rcpt.Local() == "bad" {
+		panic("boom")
+	}
+	return deliver.Expansion{Found: true}, nil
+}
+
+// An address that breaks our own code while it is looked up waits; the others of its message go on.
+func TestPanicOverAnAlias(t *testing.T) {
+	w := newWorld(t)
+	w.opts.Resolve = func(string) (deliver.Route, error) { return deliver.Route{Expander: breakable{}, Concurrency: 1}, nil }
+	w.submit("ann@example.org", "u0@a.example", "bad@a.example", "u1@a.example")
+	w.pass()
+	w.want("waiting", w.waiting(), []string{"bad@a.example 1 internal error: boom"})
+}
+
 // A silent next hop takes no session, or a message, and answers nothing until it is hung up on.
 type silent struct {
 	opens bool // a session
