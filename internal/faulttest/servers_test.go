@@ -143,7 +143,7 @@ func (c cell) blind() bool {
 	case !miscounts(c.name) || opening(c.stage):
 		return false
 	case c.security == lmtp:
-		return c.stage == "dot"
+		return c.stage == "dot" || c.onceForAll()
 	}
 	return c.extensions == piped && (c.when != always || c.stage == "RSET")
 }
