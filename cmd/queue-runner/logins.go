@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"strings"
 
 	"github.com/postrider/postrider/internal/config"
@@ -95,19 +96,18 @@ func printLogin(name string, stdin *os.File, stdout, stderr io.Writer) error {
 // askPassword reads a line. At a terminal it is not shown.
 func askPassword(stdin *os.File, stderr io.Writer) (password string, err error) {
 	fd := int(stdin.Fd())
-	if before, errTerminal := unix.IoctlGetTermios(fd, unix.TCGETS); errTerminal == nil {
-		if _, err := fmt.Fprint(stderr, "Password: "); err != nil {
-			return "", err
-		}
-		silent := *before
-		silent.Lflag &^= unix.ECHO
-		if err := unix.IoctlSetTermios(fd, unix.TCSETSF, &silent); err != nil {
-			return "", err
+	if terminal, errTerminal := unix.IoctlGetTermios(fd, unix.TCGETS); errTerminal == nil {
+		show, errHide := hideTyping(fd, *terminal)
+		if errHide != nil {
+			return "", errHide
 		}
 		defer func() {
 			_, errPrint := fmt.Fprintln(stderr)
-			err = errors.Join(err, unix.IoctlSetTermios(fd, unix.TCSETSF, before), errPrint)
+			err = errors.Join(err, show(), errPrint)
 		}()
+		if _, err := fmt.Fprint(stderr, "Password: "); err != nil {
+			return "", err
+		}
 	}
 	const most = 64 << 10
 	line, err := bufio.NewReader(io.LimitReader(stdin, most)).ReadString('\n')
@@ -115,4 +115,34 @@ func askPassword(stdin *os.File, stderr io.Writer) (password string, err error) 
 		return "", err
 	}
 	return strings.TrimRight(line, "\r\n"), nil
+}
+
+// hideTyping has a terminal show nothing of what is typed until show is called, or a signal ends us.
+func hideTyping(fd int, terminal unix.Termios) (show func() error, err error) {
+	restore := func() error { return unix.IoctlSetTermios(fd, unix.TCSETSF, &terminal) }
+	ending := make(chan os.Signal, 1)
+	unwatch := func() {
+		signal.Stop(ending)
+		close(ending)
+	}
+	signal.Notify(ending, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	go func() {
+		s, ok := <-ending
+		if !ok {
+			return
+		}
+		_ = restore() // there is nobody left to be told
+		signal.Reset(s)
+		_ = unix.Kill(unix.Getpid(), s.(unix.Signal))
+	}()
+	silent := terminal
+	silent.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETSF, &silent); err != nil {
+		unwatch()
+		return nil, err
+	}
+	return func() error {
+		unwatch()
+		return restore()
+	}, nil
 }
