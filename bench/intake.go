@@ -22,7 +22,7 @@ import (
 
 // intake measures the other ways in: the submission socket, and SMTP on standard input.
 func intake(b *bench) error {
-	small, err := b.messageFile("intake.eml", smallMessage)
+	small, err := b.messageFile("intake", smallMessage)
 	if err != nil {
 		return err
 	}

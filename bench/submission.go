@@ -64,7 +64,7 @@ func submission(b *bench) error {
 
 // messageFile writes a message of about size octets, as a program would hand it in.
 func (b *bench) messageFile(name string, size int) (string, error) {
-	path := filepath.Join(b.dir, name)
+	path := filepath.Join(b.dir, name+".eml")
 	f, err := os.Create(path)
 	if err != nil {
 		return "", err
@@ -327,7 +327,7 @@ func (b *bench) submissionMemory(small, large string) error {
 		return err
 	}
 	for _, m := range []struct{ what, file string }{{"2 KB", small}, {"100 MB", large}} {
-		q, err := b.newQueue("memory-"+filepath.Base(m.file), plainConfig)
+		q, err := b.newQueue("memory-"+strings.TrimSuffix(filepath.Base(m.file), ".eml"), plainConfig)
 		if err != nil {
 			return err
 		}
