@@ -34,7 +34,7 @@ type household struct {
 func newHousehold(t *testing.T, settings string) *household {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("NOT TESTED HERE: delivery as the recipient needs root")
+		t.Skip("SKIPPED: delivery as the recipient needs root")
 	}
 	root, err := os.MkdirTemp("", "household")
 	if err != nil {
@@ -256,7 +256,7 @@ transport = "program"
 // Where users may be in a directory, nobody is said not to exist; nor does he keep others waiting.
 func TestDirectoryOfUsers(t *testing.T) {
 	if _, err := os.Stat("/etc/nsswitch.conf"); err != nil {
-		t.Skip("NOT TESTED HERE: there is no nsswitch.conf")
+		t.Skip("SKIPPED: there is no nsswitch.conf")
 	}
 	h := newHousehold(t, asRecipients)
 	writeFile(t, filepath.Join(h.root, "nsswitch.conf"), "passwd: files nosuchsource\n", 0o644)

@@ -47,7 +47,7 @@ func TestLists(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if strings.Contains(tt.want, "user 64002") && os.Geteuid() != 0 {
-				t.Skip("NOT TESTED HERE: only root can give files away")
+				t.Skip("SKIPPED: only root can give files away")
 			}
 			top := filepath.Join(t.TempDir(), "top")
 			dir := filepath.Join(top, "dir")

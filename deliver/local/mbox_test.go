@@ -182,7 +182,7 @@ func TestMboxAttacks(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.root && os.Geteuid() != 0 {
-				t.Skip("NOT TESTED HERE: needs root")
+				t.Skip("SKIPPED: needs root")
 			}
 			victim := filepath.Join(t.TempDir(), "victim")
 			write1(t, victim, secret, 0o600)
@@ -375,7 +375,7 @@ func TestMboxFailureResults(t *testing.T) {
 func TestMboxDiskFull(t *testing.T) {
 	mount := t.TempDir()
 	if err := unix.Mount("tmpfs", mount, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("NOT TESTED HERE: cannot mount a small tmpfs: %v", err)
+		t.Skipf("SKIPPED: cannot mount a small tmpfs: %v", err)
 	}
 	defer func() { must(t, unix.Unmount(mount, 0)) }()
 	path := filepath.Join(mount, "bob")

@@ -198,6 +198,22 @@ func (s *Server) serve(w dns.ResponseWriter, m *dns.Msg) {
 	s.misbehave(w, m, reply, what)
 }
 
+// malformed is what follows the ID in replies that are no messages: a count of records without the records, half a header,
+// and a name that leads to itself.
+var malformed = map[string][]byte{
+	Garbage: {0x81, 0x80, 0, 1, 0, 9, 0, 0, 0, 0, 0xff, 0xff, 0xff},
+	Runt:    {0x81},
+	Circle:  {0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 0x0c, 0, 15, 0, 1},
+}
+
+// refer makes a reply point to other servers.
+func refer(reply *dns.Msg) {
+	reply.Answer, reply.Ns, reply.Rcode = nil, nil, dns.RcodeSuccess
+	if rr, err := dns.NewRR("example. 3600 IN NS ns.example."); err == nil {
+		reply.Ns = []dns.RR{rr}
+	}
+}
+
 // misbehave sends the reply, or what the server was told to send.
 func (s *Server) misbehave(w dns.ResponseWriter, m, reply *dns.Msg, what string) {
 	udp := w.LocalAddr().Network() == "udp"
@@ -233,8 +249,8 @@ func (s *Server) misbehave(w dns.ResponseWriter, m, reply *dns.Msg, what string)
 		if what == OnlyWrong {
 			return
 		}
-	case Garbage:
-		_, _ = w.Write([]byte{byte(m.Id >> 8), byte(m.Id), 0x81, 0x80, 0, 1, 0, 9, 0, 0, 0, 0, 0xff, 0xff, 0xff})
+	case Garbage, Runt, Circle:
+		_, _ = w.Write(slices.Concat([]byte{byte(m.Id >> 8), byte(m.Id)}, malformed[what]))
 		return
 	case CutShort:
 		if packed, err := reply.Pack(); err == nil {
@@ -243,12 +259,6 @@ func (s *Server) misbehave(w dns.ResponseWriter, m, reply *dns.Msg, what string)
 		return
 	case Echo:
 		reply = m
-	case Runt:
-		_, _ = w.Write([]byte{byte(m.Id >> 8), byte(m.Id), 0x81})
-		return
-	case Circle:
-		_, _ = w.Write([]byte{byte(m.Id >> 8), byte(m.Id), 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 0x0c, 0, 15, 0, 1})
-		return
 	case Swamped:
 		for n := range 200 {
 			forged := forge(m)
@@ -260,10 +270,7 @@ func (s *Server) misbehave(w dns.ResponseWriter, m, reply *dns.Msg, what string)
 	case Empty:
 		reply.Answer, reply.Ns, reply.Rcode = nil, nil, dns.RcodeSuccess
 	case Referral:
-		reply.Answer, reply.Ns, reply.Rcode = nil, nil, dns.RcodeSuccess
-		if rr, err := dns.NewRR("example. 3600 IN NS ns.example."); err == nil {
-			reply.Ns = []dns.RR{rr}
-		}
+		refer(reply)
 	case Lame:
 		reply.Answer, reply.Ns, reply.RecursionAvailable, reply.Authoritative = nil, nil, false, false
 	default:
