@@ -381,6 +381,7 @@ func TestRun(t *testing.T) {
 		{"a choice of Postfix", []string{"-qQ"}, 64, "", "-q"},
 		{"empty queue", []string{"-C", empty}, 0, "Mail queue is empty\n", ""},
 		{"empty queue as JSON", []string{"-j", "-C", empty}, 0, "", ""},
+		{"the version, whatever is wrong", []string{"-C", broken, "--version", "-v", "x"}, 0, "postrider " + version() + "\n", ""},
 		{"unknown option", []string{"-z"}, 64, "", "-z"},
 		{"an argument", []string{"-C", file, "A1B2C3D4E5F"}, 64, "", "A1B2C3D4E5F"},
 		{"option without value", []string{"-C"}, 64, "", "-C"},

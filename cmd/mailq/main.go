@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -66,7 +67,7 @@ func app(stdout io.Writer) *cli.App {
 		Name:                   "mailq",
 		Usage:                  "show the mail queue",
 		HideHelpCommand:        true,
-		HideVersion:            true,
+		HideVersion:            true, // the library's option would take -v
 		UseShortOptionHandling: true,
 		Writer:                 stdout,
 		ErrWriter:              io.Discard, // what is wrong is said once, by run
@@ -79,10 +80,15 @@ func app(stdout io.Writer) *cli.App {
 			&cli.StringSliceFlag{Name: "only-id", Usage: "list messages with `TEXT` in their queue ID; also -qI"},
 			&cli.StringSliceFlag{Name: "only-sender", Usage: "list messages with `TEXT` in their sender; also -qS"},
 			&cli.StringSliceFlag{Name: "only-recipient", Usage: "list messages to recipients with `TEXT` in them; also -qR"},
+			&cli.BoolFlag{Name: "version", Usage: "print the version, whatever else is asked for"},
 		},
 		// An address may have a comma.
 		DisableSliceFlagSeparator: true,
 		Action: func(c *cli.Context) error {
+			if c.Bool("version") {
+				_, err := fmt.Fprintln(stdout, "postrider", version())
+				return err
+			}
 			if c.NArg() > 0 {
 				return usageError{fmt.Errorf("unexpected argument %q", c.Args().First())}
 			}
@@ -94,6 +100,13 @@ func app(stdout io.Writer) *cli.App {
 			return show(c.String("C"), only, l, stdout)
 		},
 	}
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
 }
 
 // canonical returns the arguments as the library wants them: Sendmail's -Ac and -Am, which choose between queues that

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -88,8 +89,13 @@ func app(stdout, stderr io.Writer) *cli.App {
 			&cli.StringSliceFlag{Name: "only-recipient", Usage: "the same for recipients with `TEXT` in them"},
 			&cli.BoolFlag{Name: "wait", Usage: "if another pass makes these attempts, wait for them"},
 			&cli.BoolFlag{Name: "verbose", Usage: "show the dialogues with servers, and what came of them"},
+			&cli.BoolFlag{Name: "version", Usage: "print the version, whatever else is asked for"},
 		},
 		Action: func(c *cli.Context) error {
+			if c.Bool("version") {
+				_, err := fmt.Fprintln(stdout, "postrider", version())
+				return err
+			}
 			o, err := passOptions(c)
 			if err != nil {
 				return usageError{err}
@@ -98,6 +104,13 @@ func app(stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: commands(stdout, stderr),
 	}
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
 }
 
 // prepare reads the configuration for what touches the spool.

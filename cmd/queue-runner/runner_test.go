@@ -382,6 +382,7 @@ func TestExitStatus(t *testing.T) {
 		{"unknown flag", nil, []string{"--nonsense"}, 64, "nonsense"},
 		{"argument", nil, []string{"what"}, 64, `unexpected argument "what"`},
 		{"bad interval", nil, []string{"--interval", "0s"}, 64, "interval"},
+		{"the version, whatever is wrong", func(t *testing.T, w *world) { os.Remove(w.config) }, []string{"--version", "what"}, 0, "postrider " + version() + "\n"},
 		{"mistake in the configuration", func(t *testing.T, w *world) {
 			os.WriteFile(w.config, []byte("relay = 7\n"), 0o600)
 		}, nil, 78, ":1:9: "},
