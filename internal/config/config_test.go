@@ -257,6 +257,9 @@ func TestMistakes(t *testing.T) {
 		{"quote without end", "domain = \"a\n", "1:12: basic strings cannot have new lines"},
 		{"end in the middle", "domain =", "1:8: expected value, not end of input"},
 		{"columns are characters", `log = "ü" x`, `1:11: expected newline but got U+0078 'x'`},
+		{"a byte order mark is nothing, to the parser", "\ufefflog = \"a\" x\n", `1:11: expected newline but got U+0078 'x'`},
+		{"a byte order mark is nothing, to the keys", "\ufefflog = 5", `1:7: log: found the number 5, expected auto or stderr or syslog`},
+		{"a byte order mark is one at the beginning only", "\n\ufefflog = 5", `2:1: invalid character at start of key: U+00EF 'ï'`},
 
 		{"unknown key", "\nspol = \"/tmp\"", `2:1: unknown key "spol"; expected one of spool, hostname, domain, local_domains, aliases, alias_user, resolvers, relay, ` +
 			`password_file, max_message_size, delivery, log, force_from, rewrite, listen, retry, transport, route`},

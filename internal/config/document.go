@@ -59,6 +59,8 @@ func (d *document) errorAt(offset int, format string, args ...any) *Error {
 // reader is used as a parser only: it gives positions for everything, also to errors that are found much later, and
 // costs sendmail neither its reflection nor its JSON.
 func readDocument(file string, data []byte) (*document, error) {
+	// Editors on Windows begin a file with a mark that nobody sees. It is no column either.
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	d := &document{file: file, data: data, root: newTable(0, headered)}
 	var p unstable.Parser
 	p.Reset(data)

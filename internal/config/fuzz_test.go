@@ -25,6 +25,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("[transport.a]\nurl = 'smtp://a'\nsocks = 'socks5://b%3a@[::1]:9'\nsocks_password_file = '/p'")
 	f.Add("[listen]\nsmtp=['127.0.0.1:25','[::1]:25',\"unix:/r\"]\npeers=['10.0.0.0/8', '::ffff:1.2.3.4']\nusers=[]")
 	f.Add("[listen]\nsmtp=['']")
+	f.Add("\ufefflog = 5")
 	f.Add("a.b.c = 1\n[a.b]\n[[a]]\n[a.a.a]\nx = {y.z = 1, y = 2}\n" + strings.Repeat("[", 40))
 	m := testMachine(f)
 	f.Fuzz(func(t *testing.T, text string) {
