@@ -30,7 +30,12 @@ exit 3
 // programs is the directory with the sendmail that is tested, built as it is installed, and its helpers.
 var programs string
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv(panics) != "" {
+		os.Exit(runPanicking())
+	}
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "sendmail-test-")
