@@ -177,12 +177,12 @@ func TestSpeakerHasNoRights(t *testing.T) {
 	w := newWorld(t, queueing)
 	cmd := w.setGroupID("-bs")
 	speaker := filepath.Join(w.dir, "bin", "queue-runner")
-	if err := errors.Join(os.Remove(speaker), os.WriteFile(speaker, []byte("#!/bin/sh\nid -G\nls /proc/$$/fd | tr '\\n' ' '\necho $@; env | sort\n"), 0o755)); err != nil {
+	if err := errors.Join(os.Remove(speaker), os.WriteFile(speaker, []byte("#!/bin/sh\nid -G\nls /proc/$$/fd\necho $@; env | sort\n"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	cmd.Env = append(cmd.Env, "SECRET=1", "POSTRIDER_CONFIG=/dev/null")
 	out, status := run(t, cmd, "")
-	want := fmt.Sprintf("%d\n0 1 10 2 3 smtp --through 3\nPATH=", stranger)
+	want := fmt.Sprintf("%d\n0\n1\n10\n2\n3\nsmtp --through 3\nPATH=", stranger) // 10 is the script
 	if status != 0 || !strings.HasPrefix(out, want) || strings.Contains(out, "SECRET") || strings.Contains(out, "POSTRIDER") {
 		t.Errorf("exit %d:\n%s\nwant %s", status, out, want)
 	}

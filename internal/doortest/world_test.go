@@ -51,9 +51,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	programs = dir
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "urfave_cli_no_docs,urfave_cli_no_suggest", "-o", dir, "../../cmd/sendmail", "../../cmd/queue-runner")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
+	out, err := exec.Command("make", "-s", "-C", "../..", "build", "BIN="+dir).CombinedOutput()
 	// Others than root run them too.
 	if err := errors.Join(err, os.Chmod(dir, 0o755)); err != nil {
 		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
