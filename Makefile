@@ -6,7 +6,10 @@ BINARIES := $(COMMANDS:%=$(BIN)/%)
 SOURCES = go.mod go.sum $(shell find cmd deliver internal spool -name '*.go' ! -name '*_test.go')
 
 # Static, reproducible, and without the parts of urfave/cli that would double the start-up of mailq.
-BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -tags urfave_cli_no_docs,urfave_cli_no_suggest
+BUILD = CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' $(ENTRY_$(shell go env GOARCH)) -tags urfave_cli_no_docs,urfave_cli_no_suggest
+
+# Where sendmail has an entry point of its own, before Go's.
+ENTRY_amd64 := -ldflags 'github.com/postrider/postrider/cmd/sendmail=-s -w -E main.entryPoint'
 
 # The tests run the commands as they are installed: with the same tags.
 TESTFLAGS := -tags urfave_cli_no_docs,urfave_cli_no_suggest -count=1 -shuffle=on

@@ -21,9 +21,7 @@ func TestDemo(t *testing.T) {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(bin, 0o755), os.Mkdir(work, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	build := exec.Command("go", "build", "-tags", "urfave_cli_no_docs,urfave_cli_no_suggest", "-o", bin,
-		"../cmd/sendmail", "../cmd/mailq", "../cmd/queue-runner")
-	if out, err := build.CombinedOutput(); err != nil {
+	if out, err := exec.Command("make", "-s", "-C", "..", "build", "BIN="+bin).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	demo := exec.Command("./demo.sh", bin)

@@ -8,6 +8,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/postrider/postrider/internal/mail"
@@ -108,15 +111,31 @@ func become(name string, args ...string) error {
 	uid, gid := os.Getuid(), os.Getgid()
 	err = errors.Join(syscall.Setresgid(gid, gid, gid), syscall.Setresuid(uid, uid, uid))
 	if err == nil {
+		defer asCalled()()
 		err = unix.Exec(path, append([]string{name}, args...), env)
 	}
 	return cannotRun(name, err)
 }
 
-// environment returns what programs that we start get to see: nothing of the caller's if he has less rights than we.
+// timerSlack is by how much the kernel might prolong our waits before entryPoint gave it more time, in nanoseconds; 0 if
+// the process did not begin there.
+var timerSlack int
+
+// asCalled gives this thread back what entryPoint took from it, for the program that it starts next. The thread stays
+// with its goroutine until the returned function is called.
+func asCalled() (started func()) {
+	runtime.LockOSThread()
+	if timerSlack > 0 {
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack), 0, 0, 0) // else its timers are less exact
+	}
+	return runtime.UnlockOSThread
+}
+
+// environment returns what programs that we start get to see: nothing of the caller's if he has less rights than we, and
+// nothing of entryPoint's.
 func environment() []string {
 	if trusted() {
-		return os.Environ()
+		return slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "GOMAXPROCS=") })
 	}
 	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 }
@@ -137,7 +156,7 @@ func start(name string, stdout *os.File, args ...string) (*os.Process, error) {
 	}
 	attr := callers([]*os.File{null, stdout, null})
 	attr.Sys.Setsid = true
-	p, err := os.StartProcess(path, append([]string{name}, args...), attr)
+	p, err := launch(path, append([]string{name}, args...), attr)
 	return p, errors.Join(err, null.Close())
 }
 
@@ -147,7 +166,12 @@ func startWith(files []*os.File, name string, args ...string) (*os.Process, erro
 	if err != nil {
 		return nil, err
 	}
-	return os.StartProcess(path, append([]string{name}, args...), callers(files))
+	return launch(path, append([]string{name}, args...), callers(files))
+}
+
+func launch(path string, argv []string, attr *os.ProcAttr) (*os.Process, error) {
+	defer asCalled()()
+	return os.StartProcess(path, argv, attr)
 }
 
 // callers is for a program with descriptors of ours, and with no more rights than the caller has.

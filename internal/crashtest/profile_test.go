@@ -118,7 +118,7 @@ func TestMain(m *testing.M) {
 var fillShelf = sync.OnceValue(func() error {
 	ahead := filepath.Join(shelf, "ahead")
 	return errors.Join(
-		buildInto(shelf, moduleRoot, "./cmd/sendmail", "./cmd/queue-runner"),
+		compile("make", "-s", "-C", moduleRoot, "build", "BIN="+shelf),
 		os.Mkdir(ahead, 0o700),
 		buildPatchedInto(ahead, later(), "./cmd/queue-runner"),
 	)
@@ -141,11 +141,14 @@ func programsIn(dir string) programs {
 
 // buildInto runs go build in the directory root; args are packages, and options before them.
 func buildInto(dir, root string, args ...string) error {
-	args = append([]string{"build", "-tags", "urfave_cli_no_docs,urfave_cli_no_suggest", "-o", dir + "/"}, args...)
-	cmd := exec.Command("go", args...)
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := cmd.CombinedOutput(); err != nil {
+	args = append([]string{"-C", root, "build", "-tags", "urfave_cli_no_docs,urfave_cli_no_suggest", "-o", dir + "/"}, args...)
+	return compile("go", args...)
+}
+
+func compile(tool string, args ...string) error {
+	build := exec.Command(tool, args...)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, text)
 	}
 	return nil
