@@ -107,7 +107,7 @@ func (o *options) extend(env *mail.Envelope) (err error) {
 			return usage("option -O DeliverBy: %w", err)
 		}
 	}
-	if err := env.CheckTimes(); err != nil {
+	if err := env.CheckTimes(env.Arrival); err != nil {
 		return usage("option -O: %w", err)
 	}
 	return nil

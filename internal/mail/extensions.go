@@ -30,7 +30,7 @@ type Hold struct {
 	Asked string
 }
 
-// MaxHold is how long a message may be held.
+// MaxHold is how long a message may be held; CheckTimes sees to it.
 const MaxHold = 60 * 24 * time.Hour
 
 // The words in front of what was asked for.
@@ -58,11 +58,8 @@ func HoldUntil(s string, now time.Time) (Hold, error) {
 }
 
 func newHold(until time.Time, asked string, now time.Time) (Hold, error) {
-	switch {
-	case !until.After(now):
+	if !until.After(now) {
 		return Hold{}, errors.New("the time is over already")
-	case until.After(now.Add(MaxHold)):
-		return Hold{}, fmt.Errorf("more than %d days from now", MaxHold/(24*time.Hour))
 	}
 	return Hold{Until: until.UTC().Truncate(time.Second), Asked: asked}, nil
 }
@@ -198,15 +195,17 @@ func (d DeliverBy) String() string {
 	return d.Deadline.UTC().Format(time.RFC3339) + " " + d.mode()
 }
 
-// CheckTimes refuses what Hold and DeliverBy cannot mean: reports are not held (RFC 4865 section 3), and what is held is
-// not to be delivered before.
-func (e *Envelope) CheckTimes() error {
+// CheckTimes refuses what Hold and DeliverBy of a message that is submitted now cannot mean: reports are not held (RFC 4865
+// section 3), nothing is for ever, and what is held is not to be delivered before.
+func (e *Envelope) CheckTimes(now time.Time) error {
 	hold, deadline := e.Hold.Until, e.DeliverBy.Deadline
 	switch {
 	case hold.IsZero():
 		return nil
 	case e.Sender.IsNull():
 		return errors.New("a report is not held")
+	case hold.After(now.Add(MaxHold)):
+		return fmt.Errorf("a message is held for %d days at most", MaxHold/(24*time.Hour))
 	case !deadline.IsZero() && !deadline.After(hold):
 		return errors.New("the message is to be delivered before it may be sent")
 	}

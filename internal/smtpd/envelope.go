@@ -30,7 +30,7 @@ func (c *session) mail(arg string) error {
 	c.env = mail.Envelope{Sender: path}
 	err = c.parameters(parameters, mailParameters)
 	if err == nil {
-		if err = c.env.CheckTimes(); err != nil {
+		if err = c.env.CheckTimes(c.o.Now()); err != nil {
 			err = fmt.Errorf("501 5.5.4 %w", err)
 		}
 	}

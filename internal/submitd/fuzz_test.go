@@ -20,6 +20,7 @@ func FuzzServe(f *testing.F) {
 	f.Add(greeting + "\nsender: <ann@example.org>\nrecipient: notify=FAILURE orcpt=rfc822;b <bob>\nreturn: HDRS\nenvid: x\nsmtputf8: yes\nname: Ann\n\n5\na\nb\r\n0\n")
 	f.Add(greeting + "\nheader-recipients: yes\nnotify: NEVER\nas-is: yes\npartly: yes\nreturns: yes\nrejected: a+20b blank\nprotocol: SMTP\n\n12\nTo: a@x, b c\n1\n\n0\n")
 	f.Add(greeting + "\n\n5\nhello\ncancel\n" + greeting + "\nrecipient: <bob>\n\n0\n")
+	f.Add(greeting + "\nhold: 2999-12-31T00:00:00Z for;60\nrecipient: <bob>\n\n0\n")
 	path := f.TempDir()
 	dir, err := drop.Open(path)
 	if err != nil {
@@ -35,6 +36,9 @@ func FuzzServe(f *testing.F) {
 			Submit: func(s submit.Submission) (mail.ID, error) {
 				if s.Submitter != 1000 {
 					t.Errorf("submitted by user %d", s.Submitter)
+				}
+				if s.Hold.Until.Sub(s.Arrival) > mail.MaxHold {
+					t.Errorf("held until %s", s.Hold.Until)
 				}
 				before, _, _ := dir.Names()
 				p, err := host.Receive(dir, s)

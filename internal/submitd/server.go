@@ -169,6 +169,9 @@ func (s *Server) submit(r *Request, c *content) (mail.ID, error) {
 		r.Sender = login
 	}
 	r.Arrival, r.Submitter, r.Author, r.Content = s.Now(), s.UID, author, c
+	if err := r.CheckTimes(r.Arrival); err != nil {
+		return "", submit.Refuse(submit.ExitUsage, mail.EnhancedCode{5, 5, 4}, "%w", err)
+	}
 	return s.Submit(r.Submission)
 }
 

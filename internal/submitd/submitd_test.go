@@ -201,6 +201,41 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A client that is not sendmail may not have looked whether what it asks for makes sense.
+func TestTimes(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		edit func(r *Request)
+		want string // "" if the message is taken
+	}{
+		{"sixty days", func(r *Request) { r.Hold.Until = testTime.Add(mail.MaxHold) }, ""},
+		{"a second more", func(r *Request) { r.Hold.Until = testTime.Add(mail.MaxHold + time.Second) }, "a message is held for 60 days at most"},
+		{"over while the message was written", func(r *Request) { r.Hold.Until = testTime.Add(-time.Hour) }, ""},
+		{"a report", func(r *Request) { r.Sender = mail.NullSender }, "a report is not held"},
+		{"a deadline before", func(r *Request) { r.DeliverBy.Deadline = testTime.Add(time.Hour) }, "the message is to be delivered before it may be sent"},
+	} {
+		q := &queue{}
+		c := NewClient(q.connect(t))
+		r := request(t, strings.NewReader("hi\n"))
+		r.DeliverBy.Deadline = testTime.Add(2 * mail.MaxHold)
+		tt.edit(&r)
+		_, err := send(c, r)
+		var refusal *submit.Error
+		switch {
+		case tt.want == "":
+			if err != nil || len(q.contents) != 1 {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+		case !errors.As(err, &refusal) || refusal.Status != submit.ExitUsage || refusal.Code != mail.EnhancedCode{5, 5, 4} || err.Error() != tt.want:
+			t.Errorf("%s: %+v, want %q", tt.name, err, tt.want)
+		}
+		// The connection goes on.
+		if _, err := send(c, request(t, strings.NewReader("next\n"))); err != nil || q.contents[len(q.contents)-1] != "next\n" {
+			t.Errorf("after %s: %q, %v", tt.name, q.contents, err)
+		}
+	}
+}
+
 // What cannot be read to its end is forgotten, and the next message is not in its way.
 func TestGivenUp(t *testing.T) {
 	q := &queue{}
