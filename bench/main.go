@@ -20,12 +20,14 @@ import (
 	"time"
 )
 
-// parts are what is measured, in this order.
-var parts = []struct {
+type part struct {
 	name    string
 	title   string
 	measure func(*bench) error
-}{
+}
+
+// parts are what is measured, in this order.
+var parts = []part{
 	{"submission", "Submission: one sendmail process for each message", submission},
 	{"socket", "Submission socket, and SMTP on standard input", intake},
 	{"addresses", "Reading the recipients in a header", addresses},
@@ -102,6 +104,11 @@ func copyProgram(from, to string) error {
 }
 
 func (b *bench) run(names []string) error {
+	for _, name := range names {
+		if !slices.ContainsFunc(parts, func(p part) bool { return p.name == name }) {
+			return fmt.Errorf("there is no part %q", name)
+		}
+	}
 	for _, p := range parts {
 		if len(names) > 0 && !slices.Contains(names, p.name) {
 			continue
