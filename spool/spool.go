@@ -15,7 +15,7 @@
 //	running          there while a pass runs: left behind, it tells the next one that the last one did not end well
 //	wake             left by whoever wants a pass while another one runs
 //	submit.sock      a socket for those who may not write into drop/: see internal/submitd
-//	submit.sock.lock locked by whoever makes that
+//	submit.sock.lock locked by the daemon that serves that
 //
 // # States of a message
 //

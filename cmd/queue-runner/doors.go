@@ -101,24 +101,6 @@ func onlyIPv6(l *net.TCPListener) (only bool, err error) {
 	return value != 0, errors.Join(err, failed)
 }
 
-// withSubmission adds the submission socket, unless it is there already or somebody else serves it.
-func withSubmission(doors []door, spool string) ([]door, error) {
-	path := filepath.Join(spool, submitd.Socket)
-	for _, d := range doors {
-		if d.Addr().String() == path {
-			return doors, nil
-		}
-	}
-	l, err := listenUnix(path)
-	if errors.Is(err, unix.EADDRINUSE) {
-		return doors, nil
-	}
-	if err != nil {
-		return doors, err
-	}
-	return append(doors, door{Listener: l, submission: true}), nil
-}
-
 func closeDoors(doors []door) error {
 	var errs []error
 	for _, d := range doors {
@@ -136,18 +118,36 @@ func open(e listen.Endpoint) (net.Listener, error) {
 
 // listenUnix makes a socket that everybody may connect to. One that a process which died has left is replaced.
 func listenUnix(path string) (net.Listener, error) {
-	// Or two that start at once take each other's new socket for an old one. The lock is a file that nobody else can open,
-	// and keep locked.
+	lock, err := lockSocket(path, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close() // which lets go of the lock
+	// Its mode is right from the beginning: to change it later is to change what the name stands for then.
+	defer unix.Umask(unix.Umask(0o111))
+	return replaceAbandoned(path)
+}
+
+// lockSocket waits for the lock that goes with a socket, unless flags say LOCK_NB. Without it, two that start at once take
+// each other's new socket for an old one. It is on a file that nobody else can open, and keep locked.
+func lockSocket(path string, flags int) (*os.File, error) {
 	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", path, err)
 	}
-	defer lock.Close() // which lets go of the lock
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
+	for {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|flags)
+		if err == nil {
+			return lock, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", lock.Name(), err), lock.Close())
+		}
 	}
-	// Its mode is right from the beginning: to change it later is to change what the name stands for then.
-	defer unix.Umask(unix.Umask(0o111))
+}
+
+// replaceAbandoned makes a socket. It is for who has its lock.
+func replaceAbandoned(path string) (net.Listener, error) {
 	l, err := net.Listen("unix", path)
 	if !errors.Is(err, unix.EADDRINUSE) || !isAbandoned(path) {
 		return l, err

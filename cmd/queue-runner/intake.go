@@ -92,16 +92,25 @@ func (in *intake) change(cfg *config.Config) error {
 	return nil
 }
 
-// serve lets clients in until ctx is done. It returns when the last one is out.
-func (in *intake) serve(ctx context.Context, doors []door) error {
+// serve lets clients in until ctx is done, also by one more door, to which it may succeed. It returns when the last one is out.
+func (in *intake) serve(ctx context.Context, doors []door, succession <-chan door) error {
 	var clients sync.WaitGroup
 	entry := make(chan struct{}, in.places)
-	for _, d := range doors {
+	open := func(d door) {
 		clients.Go(func() {
 			for ctx.Err() == nil {
 				in.accept(ctx, d, &clients, entry)
 			}
 		})
+	}
+	for _, d := range doors {
+		open(d)
+	}
+	select {
+	case d := <-succession:
+		doors = append(doors, d)
+		open(d)
+	case <-ctx.Done():
 	}
 	<-ctx.Done()
 	err := closeDoors(doors)

@@ -135,3 +135,16 @@ func TestReloadCutsNothingOff(t *testing.T) {
 		t.Errorf("exit %d after SIGTERM", status)
 	}
 }
+
+// A daemon that waits for the spool follows the configuration as well, as often as it changes.
+func TestReloadWhileAnotherDaemonHasTheSpool(t *testing.T) {
+	w := shortWorld(t)
+	first := w.daemon("1")
+	w.handIn("ann")
+	first.until("to=<ann@") // it has the spool
+	second := w.daemon("2")
+	for range 3 {
+		second.hangUp()
+		second.until("configuration read again")
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/postrider/postrider/internal/config"
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/submit"
+	"github.com/postrider/postrider/internal/submitd"
 	"github.com/postrider/postrider/spool"
 )
 
@@ -241,7 +243,8 @@ func (r *runner) attended(doors []door, interval time.Duration, again *reloader)
 		return err
 	}
 	service := slices.ContainsFunc(doors, func(d door) bool { return d.inherited })
-	doors, err := withSubmission(doors, cfg.Spool)
+	path := filepath.Join(cfg.Spool, submitd.Socket)
+	doors, later, err := withSubmission(doors, path)
 	if err != nil {
 		// There are other ways in.
 		r.spool.Logf("no submission socket: %v", err)
@@ -253,8 +256,11 @@ func (r *runner) attended(doors []door, interval time.Duration, again *reloader)
 	if err != nil {
 		return errors.Join(err, closeDoors(doors))
 	}
-	served := make(chan error, 1)
-	go func() { served <- in.serve(ctx, doors) }()
+	served, succession := make(chan error, 1), make(chan door)
+	go func() { served <- in.serve(ctx, doors, succession) }()
+	if later {
+		go succeed(ctx, path, succession, r.spool.Logf)
+	}
 	again.intake = in
 	changed := make(chan *runner)
 	go again.follow(ctx, hangup, changed)
@@ -269,7 +275,11 @@ func (r *runner) daemon(ctx context.Context, interval time.Duration, changed <-c
 		r.pass.Stay, r.pass.Renew = interval, renewal
 		s, err := spool.Acquire(r.dir, r.spool)
 		if errors.Is(err, spool.ErrHeld) {
-			sleep(ctx, heldRetry)
+			select {
+			case r = <-changed:
+			case <-time.After(heldRetry):
+			case <-ctx.Done():
+			}
 			continue
 		}
 		if err != nil {
