@@ -986,6 +986,30 @@ func TestSessionThatEndsAmidItsFirstMessage(t *testing.T) {
 	w.want("waiting", w.waiting(), []string(nil))
 }
 
+// A server that takes a recipient in each session, and then ends it, does not get session after session without end.
+func TestServerThatTakesOneRecipientInASession(t *testing.T) {
+	w := newWorld(t)
+	s, of := &server{}, 0
+	s.breaks = func(*mail.Message) bool {
+		first := s.opened != of
+		of = s.opened
+		return !first
+	}
+	w.servers["a.example"] = s
+	var rcpts []string
+	for i := range 20 {
+		rcpts = append(rcpts, fmt.Sprintf("u%d@a.example", i))
+	}
+	w.submit("ann@example.org", rcpts...)
+	w.pass()
+	w.want("sessions, five of them again", s.opened, 1+5)
+	w.want("delivered", len(s.got), 1+5)
+	w.want("waiting", len(w.waiting()), 14)
+	w.later(15 * time.Minute)
+	w.pass()
+	w.want("sessions in the next pass", s.opened, 2*(1+5))
+}
+
 // A wary server is told what was tried before.
 type wary struct {
 	*server

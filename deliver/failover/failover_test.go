@@ -439,6 +439,39 @@ func TestHostsWithoutAddress(t *testing.T) {
 	}
 }
 
+// TestWhoWaitsForWhom says who may try an address, who waits to hear of it, and who is told to leave it alone.
+func TestWhoWaitsForWhom(t *testing.T) {
+	const tries, waits, leaves = "tries", "waits", "leaves it alone"
+	var m memory
+	at := placeOf(host("mx1", "192.0.2.1"), netip.MustParseAddr("192.0.2.1"))
+	now := time.Now()
+	look := func() string {
+		switch wait, failed := m.look(at, now); {
+		case wait != nil:
+			return waits
+		case failed != nil:
+			return leaves
+		}
+		return tries
+	}
+	dead := mail.Failure{Result: mail.Delay(mail.OfHost, mail.EnhancedCode{4, 4, 1}, "cannot connect")}
+	for _, step := range []struct {
+		what string
+		do   func()
+		want [2]string // of the next two
+	}{
+		{"nothing is known", func() {}, [2]string{tries, waits}},
+		{"it is dead", func() { m.end(at, &dead, now) }, [2]string{leaves, leaves}},
+		{"a minute later", func() { now = now.Add(downFirst) }, [2]string{tries, leaves}},
+		{"it serves again", func() { m.end(at, nil, now) }, [2]string{tries, tries}},
+	} {
+		step.do()
+		if got := [2]string{look(), look()}; got != step.want {
+			t.Errorf("%s: one %s and another one %s, want %q", step.what, got[0], got[1], step.want)
+		}
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	var m memory
 	for i := range maxKnown + 100 {

@@ -586,6 +586,43 @@ func TestLastWords(t *testing.T) {
 	}
 }
 
+// TestSilenceAfterGoodbye has a server say goodbye to the second of three messages when it has read all three, and neither
+// hang up nor go on.
+func TestSilenceAfterGoodbye(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := opened(t, staged(t, step{"Subject: xx\r\n", "250 fine\r\n250 fine\r\n421 4.7.0 enough\r\n"}, step{gone, ""}))
+		start := time.Now()
+		got := outcomes(deliverAll(t, t.Context(), s, series(t, 3)))
+		want := []string{"relayed", "delayed of host, server says 4.7.0", "delayed of message, us says 4.4.2"} // it may go on reading
+		if waited := time.Since(start); !slices.Equal(got, want) || waited != 5*time.Second {
+			t.Errorf("%q after %v, want %q after 5s", got, waited, want)
+		}
+	})
+}
+
+// TestSilenceWhenWeCannotBeHeard has a network take nothing of what we say, whoever waits for the answer, before or after.
+func TestSilenceWhenWeCannotBeHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		c := newConn(ours)
+		defer c.close()
+		reply := func() error { _, err := c.replyTo(100, 10*time.Minute); return err }
+		before, start := make(chan error), time.Now()
+		go func() { before <- reply() }()
+		if err := c.write(make([]byte, 100), time.Minute); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+		if err := <-before; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != time.Minute+5*time.Second {
+			t.Errorf("before: %v after %v, want 1m5s", err, time.Since(start))
+		}
+		start = time.Now()
+		if err := reply(); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 5*time.Second {
+			t.Errorf("after: %v after %v, want 5s", err, time.Since(start))
+		}
+	})
+}
+
 // TestLostInTheMiddle has a server hang up with one message sent to it, and a part of the next: only that one can have arrived.
 func TestLostInTheMiddle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
