@@ -106,12 +106,14 @@ func (s *sitting) feed(claims []spool.Claim) (left []spool.Claim) {
 // offer hands over claims. It returns those that the session did not take.
 func (s *sitting) offer(claims []spool.Claim) (left []spool.Claim) {
 	for i, c := range claims {
-		if s.stopped() {
-			return claims[i:]
-		}
 		t, ok := s.prepare(c)
 		if !ok {
 			continue
+		}
+		// Not before it was opened: if we are told to stop meanwhile, a session that waits could get it below all the same.
+		if s.stopped() {
+			s.drop(t)
+			return claims[i:]
 		}
 		select {
 		case s.attempts <- t.attempt(s):
