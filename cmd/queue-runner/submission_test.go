@@ -98,6 +98,36 @@ func TestSubmissionSocketIsTakenOver(t *testing.T) {
 	}
 }
 
+// The lock of a daemon that is killed may be free before its socket is closed.
+func TestSubmissionSocketOfOneWhoDies(t *testing.T) {
+	dir, err := os.MkdirTemp("", "s-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, submitd.Socket)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	go func() {
+		conn, err := l.Accept()
+		l.Close()
+		if err == nil {
+			conn.Close()
+		}
+	}()
+	succession := make(chan door, 1)
+	succeed(t.Context(), path, succession, t.Logf)
+	select {
+	case d := <-succession:
+		d.Close()
+	default:
+		t.Error("nobody succeeds")
+	}
+}
+
 // systemd puts its sockets in the place of what is there.
 func TestSocketOfSomebodyElseIsLeft(t *testing.T) {
 	w := shortWorld(t)
