@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The runtime says how many processors it uses, whatever the caller prefers, and the kernel how long a wait may take.
+// The runtime says how many processors it uses, whatever the caller prefers, and the kernel how long a wait may take, and
+// that no files are open that say how many processors a container may use.
 func TestEntryPoint(t *testing.T) {
 	w := newWorld(t, "")
 	for _, environment := range []string{"", "GOMAXPROCS=2"} {
@@ -40,6 +41,15 @@ func TestEntryPoint(t *testing.T) {
 		if string(slack) != "1000000\n" {
 			t.Errorf("a wait may take %q ns longer (%v)", slack, err)
 		}
+		open, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", cmd.Process.Pid))
+		for _, fd := range open {
+			if file, _ := os.Readlink(fd); strings.HasPrefix(file, "/sys/fs/cgroup/") {
+				t.Errorf("%s is open", file)
+			}
+		}
+		if len(open) == 0 {
+			t.Errorf("no descriptors are open (%v)", err)
+		}
 		stdin.Close()
 		_, err = io.Copy(io.Discard, stderr)
 		if err := errors.Join(err, cmd.Wait()); err != nil {
@@ -53,7 +63,7 @@ func TestStartedAsCalled(t *testing.T) {
 	w := newWorld(t, "")
 	dir, seen := t.TempDir(), filepath.Join(w.dir, "seen")
 	for _, name := range []string{"queue-runner", "mailq"} {
-		script := fmt.Sprintf("#!/bin/sh\nexec >%q\ncat /proc/self/timerslack_ns\nenv | grep GOMAXPROCS\nexit 0\n", seen)
+		script := fmt.Sprintf("#!/bin/sh\nexec >%q\ncat /proc/self/timerslack_ns\nulimit -Sn\nenv | grep GOMAXPROCS\nexit 0\n", seen)
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -72,17 +82,62 @@ func TestStartedAsCalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"-odi", "root"}, {"-bp"}, {"-q"}} {
-		cmd := exec.Command(filepath.Join(dir, "sendmail"), args...)
+		cmd := exec.Command("sh", append([]string{"-c", `ulimit -Sn 78; exec "$0" "$@"`, filepath.Join(dir, "sendmail")}, args...)...)
 		cmd.Env = append(w.sendmail().Env, "PATH="+os.Getenv("PATH"))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%q: %v, %q", args, err, out)
 		}
 		got, err := os.ReadFile(seen)
-		if string(got) != "77000\n" {
+		if string(got) != "77000\n78\n" {
 			t.Errorf("what %q starts says %q (%v)", args, got, err)
 		}
 		if err := os.Remove(seen); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A caller that has more open than it may open again still gets rid of its mail.
+func TestCallerThatLeavesManyOpen(t *testing.T) {
+	w := newWorld(t, "")
+	cmd := w.sendmail("root")
+	cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `ulimit -Sn 20; exec "$0" "$@"`}, cmd.Args...)
+	for range 40 {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	}
+	if out, err := cmd.CombinedOutput(); err != nil || len(w.messages("spool")) != 1 {
+		t.Errorf("%v, %q", err, out)
+	}
+}
+
+// The name service is asked by a program that has to open files.
+func TestNameServiceHasDescriptors(t *testing.T) {
+	if !mayMount() {
+		t.Skip("SKIPPED: how the name service is asked is not seen: no mount namespaces here")
+	}
+	w := newWorld(t, "")
+	getent := filepath.Join(w.dir, "getent")
+	script := "#!/bin/sh\nif [ \"$(ulimit -Sn)\" -gt 70 ]; then echo known:x:12345:12345::/:/bin/sh; fi\n"
+	err := errors.Join(os.WriteFile(getent, []byte(script), 0o755), os.Chown(w.dir, nobodyKnows, nobodyKnows))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := w.sendmail("root")
+	const mounted = `mount --bind "$GETENT" /usr/bin/getent && ulimit -Sn 78 && exec setpriv --reuid=12345 --clear-groups "$0" "$@"`
+	cmd.Args = append([]string{"unshare", "-m", "sh", "-c", mounted}, cmd.Args...)
+	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH"), "GETENT="+getent)
+	if cmd.Path, err = exec.LookPath("unshare"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v, %q", err, out)
+	}
+	if all := w.messages("spool"); len(all) != 1 || all[0].Sender.Address() != "known@example.com" {
+		t.Errorf("queued %+v, want one message from known@example.com", all)
 	}
 }

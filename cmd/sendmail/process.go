@@ -21,6 +21,10 @@ import (
 // harden makes a process of ours out of one that somebody else prepared. The runtime has seen to it that descriptors 0
 // to 2 are open.
 func harden() {
+	if descriptors.Max > 0 {
+		// As many as we can get, as the runtime has it elsewhere: the caller may have left more open than he may open.
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: descriptors.Max, Max: descriptors.Max})
+	}
 	unix.Umask(0o077)
 	// What the caller left open is not for the programs that we start. Kernels before 5.11 know no such call, and
 	// nothing depends on it.
@@ -117,16 +121,21 @@ func become(name string, args ...string) error {
 	return cannotRun(name, err)
 }
 
-// timerSlack is by how much the kernel might prolong our waits before entryPoint gave it more time, in nanoseconds; 0 if
-// the process did not begin there.
-var timerSlack int
+// What entryPoint found; 0 if the process did not begin there.
+var (
+	timerSlack  int            // by how much the kernel may prolong a wait, in nanoseconds
+	descriptors syscall.Rlimit // how many the caller may have
+)
 
-// asCalled gives this thread back what entryPoint took from it, for the program that it starts next. The thread stays
-// with its goroutine until the returned function is called.
+// asCalled puts back what entryPoint found, for the program that this thread starts next. The thread stays with its
+// goroutine until the returned function is called.
 func asCalled() (started func()) {
 	runtime.LockOSThread()
 	if timerSlack > 0 {
 		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack), 0, 0, 0) // else its timers are less exact
+	}
+	if descriptors.Max > 0 {
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &descriptors) // else it may have more
 	}
 	return runtime.UnlockOSThread
 }
