@@ -115,6 +115,9 @@ func TestChoiceOfMechanism(t *testing.T) {
 			[]string{"SCRAM-SHA-256", "PLAIN"}, ""},
 		{"all refused", []string{"CRAM-MD5", "PLAIN"}, script{"AUTH": "504 5.5.4 what?"}, smtptest.Valid, TLSVerify,
 			[]string{"CRAM-MD5", "PLAIN"}, "delayed of us, server says 4.5.4"},
+		{"from the strongest to the weakest", everything(), script{"AUTH": "504 5.5.4 what?"}, smtptest.Valid, TLSVerify,
+			[]string{"SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"},
+			"delayed of us, server says 4.5.4"},
 
 		{"SCRAM is safe with any certificate", everything(), nil, smtptest.SelfSigned, TLSMay, []string{"SCRAM-SHA-256-PLUS"}, ""},
 		{"nothing else is", []string{"CRAM-MD5", "PLAIN", "LOGIN"}, nil, smtptest.SelfSigned, TLSMay, nil, noWay},
