@@ -18,7 +18,9 @@ import (
 // A hurried next hop answers the first message of a session, and then three at a time.
 type hurried struct {
 	*server
-	breaks func(three []mail.Attempt) error // answers them, and ends the session; nil: they are taken
+	t        *testing.T
+	breaks   func(three []mail.Attempt) error // answers them, and ends the session; nil: they are taken
+	patience <-chan struct{}                  // closed when nothing more can come
 }
 
 func (h *hurried) Open(ctx context.Context, domain string) (deliver.Session, error) {
@@ -32,7 +34,7 @@ func (h *hurried) Deliver(_ context.Context, attempts <-chan mail.Attempt) error
 	for {
 		var taken []mail.Attempt
 		for range n {
-			a, ok := <-attempts
+			a, ok := h.next(attempts)
 			if !ok {
 				break
 			}
@@ -53,6 +55,16 @@ func (h *hurried) Deliver(_ context.Context, attempts <-chan mail.Attempt) error
 	}
 }
 
+// next returns the next attempt, unless there are no more.
+func (h *hurried) next(attempts <-chan mail.Attempt) (a mail.Attempt, ok bool) {
+	select {
+	case a, ok = <-attempts:
+	case <-h.patience:
+		h.t.Error("a session was given neither as many messages as it waits for nor its end")
+	}
+	return a, ok
+}
+
 func (h *hurried) take(a mail.Attempt) {
 	var results []mail.Result
 	for _, n := range a.Positions {
@@ -64,7 +76,9 @@ func (h *hurried) take(a mail.Attempt) {
 // hurriedWorld has messages for a.example, which takes one session at a time.
 func hurriedWorld(t *testing.T, messages int, breaks func(h *hurried, three []mail.Attempt) error) (*world, *hurried) {
 	w := newWorld(t)
-	h := &hurried{server: &server{}}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	h := &hurried{server: &server{}, t: t, patience: ctx.Done()}
 	h.breaks = func(three []mail.Attempt) error { return breaks(h, three) }
 	w.opts.Resolve = func(string) (deliver.Route, error) { return deliver.Route{Transport: h, Concurrency: 1}, nil }
 	for i := range messages {
@@ -184,7 +198,8 @@ func (s *silent) Deliver(ctx context.Context, attempts <-chan mail.Attempt) erro
 	return s.wait(ctx)
 }
 
-// A session that is cut off because we stop, or before there is one, is no trouble of its next hop.
+// A session that is cut off because we stop, or before there is one, is no trouble of its next hop. It is within ten seconds,
+// however silent the server.
 func TestStopIsNoTroubleOfTheNextHop(t *testing.T) {
 	for _, opens := range []bool{false, true} {
 		t.Run(fmt.Sprintf("session %v", opens), func(t *testing.T) {
@@ -198,8 +213,12 @@ func TestStopIsNoTroubleOfTheNextHop(t *testing.T) {
 				go func() { ended <- deliver.Pass(ctx, sp, w.opts) }()
 				<-s.begun
 				stop()
+				told := time.Now()
 				if err := <-ended; err != nil {
 					t.Fatal(err)
+				}
+				if took := time.Since(told); took > 10*time.Second {
+					t.Errorf("the pass took %v to end", took)
 				}
 				if err := sp.End(); err != nil {
 					t.Fatal(err)
@@ -265,6 +284,7 @@ func TestResultsOutliveAFullTableOfFiles(t *testing.T) {
 // When our own code breaks over the report, who has the message does not get it again.
 func TestPanicOverTheResults(t *testing.T) {
 	w := newWorld(t)
+	w.concurrency = 1 // with more, the second message may be the first one to arrive
 	s := &server{}
 	s.answer = func(m *mail.Message, n int) mail.Result {
 		if rcpt := m.Recipients[n].Path.Address(); rcpt != "eve@a.example" {
