@@ -859,6 +859,77 @@ func TestNewMailDoesNotWaitForABusySession(t *testing.T) {
 	})
 }
 
+// What no signal tells of is found when the pass looks around by itself, however busy its sessions are.
+func TestPassLooksAroundByItself(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		come func(w *world) // without a signal
+	}{
+		{"a submission", func(w *world) { w.submit("ann@example.org", "cyd@a.example") }},
+		{"a recipient made due", func(w *world) {
+			if err := spool.MakeDue(w.dir, spool.Selection{Recipients: []string{"bob@"}}, w.clock()); err != nil {
+				w.t.Error(err)
+			}
+		}},
+	} {
+		for _, busy := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, busy %v", tt.name, busy), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					w.opts.Retry.First, w.opts.Retry.MaxWait = 12*time.Hour, 12*time.Hour
+					a, b := &server{answer: later}, &server{hold: make(chan struct{})}
+					w.servers["a.example"], w.servers["b.example"] = a, b
+					w.submit("ann@example.org", "bob@a.example")
+					if busy {
+						w.submit("ann@example.org", "bob@b.example")
+					}
+					w.during(func(chan<- struct{}) {
+						time.Sleep(time.Minute)
+						tt.come(w)
+						time.Sleep(w.opts.Stay - 2*time.Minute)
+						synctest.Wait()
+						_, opened, _ := a.counts()
+						w.want("sessions before it looks", opened, 1)
+						time.Sleep(2 * time.Minute)
+						synctest.Wait()
+						_, opened, _ = a.counts()
+						w.want("sessions then", opened, 2)
+						close(b.hold)
+					})
+				})
+			})
+		}
+	}
+}
+
+// Results that come while others are being committed share the next commit.
+func TestResultsShareACommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 20
+		w := newWorld(t)
+		for i := range n {
+			hop := fmt.Sprintf("h%d.example", i)
+			w.servers[hop] = &server{}
+			w.submit("ann@example.org", "bob@"+hop)
+		}
+		var left []int // in the spool when a result is logged, which is after its commit
+		w.opts.Logf = func(format string, args ...any) {
+			if line := fmt.Sprintf(format, args...); !strings.Contains(line, "status=sent") {
+				return
+			}
+			left = append(left, len(w.waiting()))
+			if len(left) == 1 {
+				time.Sleep(time.Second) // all the others come meanwhile
+			}
+		}
+		w.pass()
+		w.want("results", len(left), n)
+		if commits := len(slices.Compact(left)); commits > 2 {
+			t.Errorf("%d results took %d commits; want one for the first, and one for all that came meanwhile", n, commits)
+		}
+	})
+}
+
 func TestOurOwnTroubleNeverBounces(t *testing.T) {
 	w := newWorld(t)
 	w.opts.Retry.Attempts = 1
