@@ -454,6 +454,8 @@ func TestHostileDrop(t *testing.T) {
 	must(os.WriteFile(in("70000000007"), bytes.Replace(newer, []byte("postrider-message 1"), []byte("postrider-message 9"), 1), 0o600))
 	must(os.WriteFile(in("70000000008"), bytes.Replace(newer, []byte("hello\r\n"), []byte("hellO\r\n"), 1), 0o600))
 	must(os.Chtimes(in("70000000008"), old, old))
+	must(os.WriteFile(in("70000000009"), []byte("postrider-message 1\nsender: <"), 0o600))
+	must(os.Truncate(in("70000000009"), 64<<20+1)) // more than an envelope may have
 
 	s := w.acquire()
 	defer w.end(s)
@@ -463,7 +465,7 @@ func TestHostileDrop(t *testing.T) {
 	}
 	bad := w.files("bad")
 	slices.Sort(bad)
-	want := []string{"70000000001", "70000000002", "70000000003", "70000000004", "70000000006", "70000000008", "junk\nname", string(linked)}
+	want := []string{"70000000001", "70000000002", "70000000003", "70000000004", "70000000006", "70000000008", "70000000009", "junk\nname", string(linked)}
 	slices.Sort(want)
 	w.want("bad/", bad, want)
 	w.want("left in drop/: perhaps still written, and of a newer version", w.files("drop"), []string{"70000000005", "70000000007"})

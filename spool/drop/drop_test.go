@@ -299,6 +299,7 @@ func TestEveryDamageIsSeen(t *testing.T) {
 
 func TestHostileEnvelopes(t *testing.T) {
 	good := string(appendEnvelope(nil, full(t)))
+	endless := strings.Repeat("x\x01", 1<<20)
 	tests := []struct{ name, text string }{
 		{"no magic", "From: x\n\n"},
 		{"no sender", strings.Replace(good, "sender: <ann@example.org>\n", "", 1)},
@@ -310,14 +311,17 @@ func TestHostileEnvelopes(t *testing.T) {
 		{"two addresses in one", strings.Replace(good, "<bob@", "<eve@example.net> <bob@", 1)},
 		{"control character in orcpt", strings.Replace(good, "orcpt=rfc822;", "orcpt=rfc822;\x01", 1)},
 		{"report on a path", strings.Replace(good, "settles: 7QK2M0A9XZ4", "settles: ../../../../", 1)},
+		{"endless line without a field", good[:len(good)-1] + endless + "\n\n"},
+		{"endless address", strings.Replace(good, "<ann@", "<"+endless, 1)},
+		{"endless number", strings.Replace(good, "submitter: ", "submitter: "+endless, 1)},
 		{"negative position", strings.Replace(good, "7QK2M0A9XZ4 0 12", "7QK2M0A9XZ4 -1", 1)},
 	}
 	if _, _, err := parseEnvelope([]byte(good)); err != nil {
 		t.Fatalf("the good one: %v", err)
 	}
 	for _, tt := range tests {
-		if env, _, err := parseEnvelope([]byte(tt.text)); err == nil {
-			t.Errorf("%s: %+v, want an error", tt.name, env)
+		if env, _, err := parseEnvelope([]byte(tt.text)); err == nil || len(err.Error()) > 500 {
+			t.Errorf("%s: %+v, %.600v; want an error of at most 500 octets", tt.name, env, err)
 		}
 	}
 	if _, _, err := parseEnvelope([]byte("postrider-message 2\n\n")); !errors.Is(err, ErrNewer) {
@@ -401,5 +405,16 @@ func TestEnvelopeThatIsTooLong(t *testing.T) {
 	}
 	if ids, others, err := d.Names(); len(ids) != 1 || len(others) > 0 {
 		t.Errorf("left are %v and %v, %v", ids, others, err)
+	}
+	// Others who make one by hand need not even fill it.
+	const sparse = "7QK2M0A9XZ4"
+	name := filepath.Join(d.path, sparse)
+	if err := errors.Join(os.WriteFile(name, appendEnvelope(nil, submission(t))[:200], 0o600), os.Truncate(name, maxEnvelope+1)); err != nil {
+		t.Fatal(err)
+	}
+	for how, read := range map[string]func(string) (*File, error){"Read": d.Read, "ReadOwn": d.ReadOwn} {
+		if _, err := read(sparse); !errors.Is(err, ErrEnvelope) {
+			t.Errorf("%s: %v", how, err)
+		}
 	}
 }

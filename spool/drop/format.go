@@ -93,10 +93,10 @@ func parseEnvelope(b []byte) (env *mail.Envelope, n int, err error) {
 		}
 		key, value, ok := strings.Cut(string(line), ": ")
 		if !ok {
-			return nil, 0, fmt.Errorf("envelope line %q", line)
+			return nil, 0, fmt.Errorf("envelope line %.100q", line)
 		}
 		if err := parseField(env, key, value); err != nil {
-			return nil, 0, fmt.Errorf("envelope line %q: %w", line, err)
+			return nil, 0, fmt.Errorf("envelope line %.100q: %.200v", line, err) // a stranger's line is as long as he likes
 		}
 		sender = sender || key == "sender"
 	}

@@ -203,7 +203,10 @@ func (m *File) parseLarge() (env *mail.Envelope, length int, err error) {
 			return nil, 0, err
 		}
 		env, length, err = parseEnvelope(text)
-		if err != ErrIncomplete || int64(len(text)) == m.length || len(text) >= maxEnvelope {
+		if err == ErrIncomplete && len(text) >= maxEnvelope {
+			return nil, 0, ErrEnvelope // and no better when more of it comes
+		}
+		if err != ErrIncomplete || int64(len(text)) == m.length {
 			return env, length, err
 		}
 	}
