@@ -134,3 +134,67 @@ func TestWaitWords(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckCommand runs queue-runner check: what it prints, what it complains of, and what it exits with.
+func TestCheckCommand(t *testing.T) {
+	const settings = `domain = "example.com"
+relay = "submission://alerts@mail.example.com"
+password_file = "DIR/password"
+[transport.lan]
+url = "lmtp+unix:/run/dovecot/lmtp"
+[[route]]
+to = ["lan.example.com"]
+transport = "lan"
+`
+	const words = `configuration  DIR/postrider.toml
+spool          DIR/spool
+host name      here.example
+domain         example.com, appended to addresses without one
+local names    at here.example, localhost; no aliases
+messages       up to 256 MB
+delivery       sendmail starts a pass as soon as it has queued a message, if it may
+log            to standard error
+
+Mail goes where the first line that fits says:
+  mail for lan.example.com: lmtp to the socket /run/dovecot/lmtp, at most 4 sessions (lan)
+  all other mail: submission to mail.example.com:587, TLS with a verified certificate, login alerts, at most 3 sessions (relay)
+
+Deferred mail is tried again after 7m30s, 15m, 30m, 1h, 2h, 4h, 8h, then every 16h, until it is 5 days old.
+`
+	for _, tt := range []struct {
+		name           string
+		settings       string
+		mode           os.FileMode
+		status         int
+		stdout, stderr string
+	}{
+		{"all is well", settings, 0o600, 0, words, ""},
+		{"a mistake in the file", "relay = 7\n", 0o600, 78, "",
+			"queue-runner: DIR/postrider.toml:5:9: relay: found the number 7, expected a URL in quotes such as \"smtp://mail.example.com\"\n"},
+		{"a password that others can read", settings, 0o644, 78, words + "\nproblem: transport relay: password file DIR/password: has mode 0644, which lets others at it; use chmod 0600, or 0640 with a group of our own\n",
+			"queue-runner: DIR/postrider.toml: 1 problem\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, tt.settings)
+			dir := filepath.Dir(w.config)
+			text, err := os.ReadFile(w.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, w.config, strings.ReplaceAll(string(text), "DIR", dir), 0o600)
+			writeFile(t, filepath.Join(dir, "password"), "opensesame\n", tt.mode)
+			cmd := w.command("check")
+			var stdout, stderr strings.Builder
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			if err := cmd.Run(); cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != tt.status {
+				t.Errorf("check: %v, want status %d", err, tt.status)
+			}
+			if diff := cmp.Diff(tt.stdout, strings.ReplaceAll(stdout.String(), dir, "DIR")); diff != "" {
+				t.Errorf("standard output (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.stderr, strings.ReplaceAll(stderr.String(), dir, "DIR")); diff != "" {
+				t.Errorf("standard error (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -398,8 +398,22 @@ func TestExitStatus(t *testing.T) {
 			if tt.spoil != nil {
 				tt.spoil(t, w)
 			}
-			if got := w.run(tt.args...); got != tt.status || !strings.Contains(w.log, tt.says) {
-				t.Errorf("exit %d, want %d with %q:\n%s", got, tt.status, tt.says, w.log)
+			cmd := w.command(tt.args...)
+			var stdout, stderr strings.Builder
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			err := cmd.Run()
+			if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != tt.status {
+				t.Errorf("%v, want status %d", err, tt.status)
+			}
+			if tt.status == 0 {
+				if stdout.String() != tt.says || stderr.Len() > 0 {
+					t.Errorf("standard output %q, standard error %q; want %q and nothing", &stdout, &stderr, tt.says)
+				}
+				return
+			}
+			line, rest, ended := strings.Cut(stderr.String(), "\n")
+			if !strings.HasPrefix(line, "queue-runner: ") || !strings.Contains(line, tt.says) || !ended || rest != "" || stdout.Len() > 0 {
+				t.Errorf("standard output %q, standard error %q; want nothing and one line with %q", &stdout, &stderr, tt.says)
 			}
 		})
 	}
