@@ -610,6 +610,37 @@ func TestListReadsInBatches(t *testing.T) {
 	}
 }
 
+// A reader who takes his time holds up nobody: while he looks at a message, a pass can do all that it has to.
+func TestListHoldsUpNoPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // a turn that is not to be had fails without waiting
+		w := newWorld(t)
+		const n = firstBatch + 5 // two turns
+		for range n {
+			w.submit("bob@a.example")
+		}
+		s := w.acquire()
+		w.takeIn(s)
+		listed, tried := 0, 0
+		for _, err := range List(w.dir) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if listed++; listed%firstBatch > 1 && listed < n {
+				continue // the first and the last one of each turn are enough
+			}
+			w.submit("cyd@b.example")
+			w.takeIn(s)
+			for _, c := range w.claim(s, "relay/b.example") {
+				w.settle(s, c, mail.Relayed)
+				tried++
+			}
+		}
+		w.want("listed", listed, n)
+		w.want("tried meanwhile", tried, 4)
+		w.end(s)
+	})
+}
+
 func TestListOfWhatIsNotThere(t *testing.T) {
 	for e, err := range List(filepath.Join(t.TempDir(), "none")) {
 		t.Errorf("List = %+v, %v; want nothing", e, err)
