@@ -3,13 +3,13 @@
 BIN := bin
 COMMANDS := sendmail mailq queue-runner
 BINARIES := $(COMMANDS:%=$(BIN)/%)
-SOURCES = go.mod go.sum $(shell find cmd deliver internal spool -name '*.go' ! -name '*_test.go')
+SOURCES = go.mod go.sum $(shell find cmd deliver internal spool \( -name '*.go' -o -name '*.s' \) ! -name '*_test.go')
 
 # Static, reproducible, and without the parts of urfave/cli that would double the start-up of mailq.
-BUILD = CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' $(ENTRY_$(shell go env GOARCH)) -tags urfave_cli_no_docs,urfave_cli_no_suggest
+BUILD = CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' $(ENTRY_$(or $(GOARCH),$(shell go env GOARCH))) -tags urfave_cli_no_docs,urfave_cli_no_suggest
 
-# Where sendmail has an entry point of its own, before Go's.
-ENTRY_amd64 := -ldflags 'github.com/postrider/postrider/cmd/sendmail=-s -w -E main.entryPoint'
+# Where sendmail has an entry point of its own, before that of Go's runtime.
+ENTRY_amd64 := -ldflags 'github.com/postrider/postrider/cmd/sendmail=-s -w -E github.com/postrider/postrider/internal/entry.point'
 
 # The tests run the commands as they are installed: with the same tags.
 TESTFLAGS := -tags urfave_cli_no_docs,urfave_cli_no_suggest -count=1 -shuffle=on

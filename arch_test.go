@@ -12,7 +12,7 @@ const module = "github.com/postrider/postrider"
 // layers lists our packages bottom up. Each imports only packages of the layers before its own: never upwards, never a
 // neighbour.
 var layers = [][]string{
-	{"internal/mail"},
+	{"internal/mail", "internal/entry"},
 	{"deliver/recode", "deliver/idn", "deliver/users", "deliver/dns", "internal/login"},
 	{"deliver/dane", "deliver/sts"},
 	{"spool/drop", "deliver/smtp", "deliver/mx", "deliver/route", "deliver/local", "deliver/dsn", "deliver/alias"},
@@ -51,6 +51,7 @@ var doors = map[string][]string{
 // Measure before you add something here.
 var sendmailLinks = strings.Fields(`
 	github.com/postrider/postrider/internal/config
+	github.com/postrider/postrider/internal/entry
 	github.com/postrider/postrider/internal/mail
 	github.com/postrider/postrider/internal/submit
 	github.com/postrider/postrider/internal/submitd

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"syscall"
 
+	"github.com/postrider/postrider/internal/entry"
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/submit"
 	"golang.org/x/sys/unix"
@@ -21,10 +21,6 @@ import (
 // harden makes a process of ours out of one that somebody else prepared. The runtime has seen to it that descriptors 0
 // to 2 are open.
 func harden() {
-	if descriptors.Max > 0 {
-		// As many as we can get, as the runtime has it elsewhere: the caller may have left more open than he may open.
-		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: descriptors.Max, Max: descriptors.Max})
-	}
 	unix.Umask(0o077)
 	// What the caller left open is not for the programs that we start. Kernels before 5.11 know no such call, and
 	// nothing depends on it.
@@ -121,30 +117,20 @@ func become(name string, args ...string) error {
 	return cannotRun(name, err)
 }
 
-// What entryPoint found; 0 if the process did not begin there.
-var (
-	timerSlack  int            // by how much the kernel may prolong a wait, in nanoseconds
-	descriptors syscall.Rlimit // how many the caller may have
-)
-
-// asCalled puts back what entryPoint found, for the program that this thread starts next. The thread stays with its
-// goroutine until the returned function is called.
+// asCalled has the next program that this thread starts wait as exactly as our caller would, although we do not. The
+// thread stays with its goroutine until the returned function is called.
 func asCalled() (started func()) {
 	runtime.LockOSThread()
-	if timerSlack > 0 {
-		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack), 0, 0, 0) // else its timers are less exact
-	}
-	if descriptors.Max > 0 {
-		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &descriptors) // else it may have more
+	if slack := entry.TimerSlack(); slack > 0 {
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0) // else its timers are less exact
 	}
 	return runtime.UnlockOSThread
 }
 
-// environment returns what programs that we start get to see: nothing of the caller's if he has less rights than we, and
-// nothing of entryPoint's.
+// environment returns what programs that we start get to see: nothing of the caller's if he has less rights than we.
 func environment() []string {
 	if trusted() {
-		return slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "GOMAXPROCS=") })
+		return slices.DeleteFunc(os.Environ(), func(s string) bool { return s == entry.Variable })
 	}
 	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 }

@@ -15,13 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The runtime says how many processors it uses, whatever the caller prefers, and the kernel how long a wait may take, and
-// that no files are open that say how many processors a container may use.
+// The runtime says how many processors it uses, and the kernel how long a wait may take, and that no files are open that
+// say how many processors a container may use.
 func TestEntryPoint(t *testing.T) {
 	w := newWorld(t, "")
-	for _, environment := range []string{"", "GOMAXPROCS=2"} {
+	for _, tt := range []struct{ caller, says string }{
+		{"X=Y", "gomaxprocs=1 "},
+		{"GOMAXPROCS=3", "gomaxprocs=3 "},
+	} {
 		cmd := w.sendmail("root")
-		cmd.Env = append(cmd.Env, "GODEBUG=schedtrace=1", environment)
+		cmd.Env = append(cmd.Env, "GODEBUG=schedtrace=1", tt.caller)
 		stdin, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -34,8 +37,8 @@ func TestEntryPoint(t *testing.T) {
 			t.Fatal(err)
 		}
 		line, err := bufio.NewReader(stderr).ReadString('\n') // so it is past its start
-		if err != nil || !strings.Contains(line, "gomaxprocs=1 ") {
-			t.Errorf("with %q the runtime says %q (%v)", environment, line, err)
+		if err != nil || !strings.Contains(line, tt.says) {
+			t.Errorf("with %q the runtime says %q (%v)", tt.caller, line, err)
 		}
 		slack, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", cmd.Process.Pid))
 		if string(slack) != "1000000\n" {
@@ -53,7 +56,7 @@ func TestEntryPoint(t *testing.T) {
 		stdin.Close()
 		_, err = io.Copy(io.Discard, stderr)
 		if err := errors.Join(err, cmd.Wait()); err != nil {
-			t.Errorf("with %q: %v", environment, err)
+			t.Errorf("with %q: %v", tt.caller, err)
 		}
 	}
 }
@@ -81,14 +84,19 @@ func TestStartedAsCalled(t *testing.T) {
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 77_000, 0, 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"-odi", "root"}, {"-bp"}, {"-q"}} {
+	for i, args := range [][]string{{"-odi", "root"}, {"-bp"}, {"-q"}, {"-q"}} {
 		cmd := exec.Command("sh", append([]string{"-c", `ulimit -Sn 78; exec "$0" "$@"`, filepath.Join(dir, "sendmail")}, args...)...)
 		cmd.Env = append(w.sendmail().Env, "PATH="+os.Getenv("PATH"))
+		want := "77000\n78\n"
+		if i > 2 {
+			cmd.Env = append(cmd.Env, "GOMAXPROCS=1") // the caller's own
+			want += "GOMAXPROCS=1\n"
+		}
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%q: %v, %q", args, err, out)
 		}
 		got, err := os.ReadFile(seen)
-		if string(got) != "77000\n78\n" {
+		if string(got) != want {
 			t.Errorf("what %q starts says %q (%v)", args, got, err)
 		}
 		if err := os.Remove(seen); err != nil {
@@ -97,21 +105,31 @@ func TestStartedAsCalled(t *testing.T) {
 	}
 }
 
-// A caller that has more open than it may open again still gets rid of its mail.
+// A caller that has more open than it may open again still gets rid of its mail, and a pass is made.
 func TestCallerThatLeavesManyOpen(t *testing.T) {
 	w := newWorld(t, "")
-	cmd := w.sendmail("root")
-	cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `ulimit -Sn 20; exec "$0" "$@"`}, cmd.Args...)
-	for range 40 {
-		f, err := os.Open(os.DevNull)
-		if err != nil {
-			t.Fatal(err)
+	for _, how := range []string{"-odq", "-odi"} {
+		started := filepath.Join(w.dir, how)
+		cmd := w.sendmail(how, "root")
+		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `ulimit -Sn 20; exec "$0" "$@"`}, cmd.Args...)
+		cmd.Env = append(cmd.Env, "STARTED="+started, "PATH="+os.Getenv("PATH"))
+		for range 40 {
+			f, err := os.Open(os.DevNull)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 		}
-		defer f.Close()
-		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v, %q", how, err, out)
+		}
+		if _, err := os.Stat(started); (err == nil) != (how == "-odi") {
+			t.Errorf("%s: %v", how, err)
+		}
 	}
-	if out, err := cmd.CombinedOutput(); err != nil || len(w.messages("spool")) != 1 {
-		t.Errorf("%v, %q", err, out)
+	if all := w.messages("spool"); len(all) != 2 {
+		t.Errorf("%d messages are in the spool", len(all))
 	}
 }
 
@@ -122,7 +140,7 @@ func TestNameServiceHasDescriptors(t *testing.T) {
 	}
 	w := newWorld(t, "")
 	getent := filepath.Join(w.dir, "getent")
-	script := "#!/bin/sh\nif [ \"$(ulimit -Sn)\" -gt 70 ]; then echo known:x:12345:12345::/:/bin/sh; fi\n"
+	script := "#!/bin/sh\nif [ \"$(ulimit -Sn)\" = 78 ]; then echo known:x:12345:12345::/:/bin/sh; fi\n"
 	err := errors.Join(os.WriteFile(getent, []byte(script), 0o755), os.Chown(w.dir, nobodyKnows, nobodyKnows))
 	if err != nil {
 		t.Fatal(err)
