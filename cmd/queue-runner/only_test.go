@@ -113,7 +113,7 @@ func TestAskingBesideAPass(t *testing.T) {
 			}
 		},
 	})
-	w := newWorld(t, fmt.Sprintf("%s[transport.slow]\nurl = \"smtp://%s\"\n[[route]]\nto = [\"slow.example\"]\ntransport = \"slow\"\n", relayTo(s), slow.Addr()))
+	w := newWorld(t, relayTo(s)+slowly(slow))
 	id := w.submit("bob@example.net")
 	w.pass()
 	<-greylisted

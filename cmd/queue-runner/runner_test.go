@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/postrider/postrider/internal/mail"
 	"github.com/postrider/postrider/internal/smtptest"
@@ -49,6 +50,11 @@ func newWorld(t *testing.T, settings string) *world {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// slowly is a route for slow.example, to follow on what is for all other mail.
+func slowly(s *smtptest.Server) string {
+	return fmt.Sprintf("[transport.slow]\nurl = \"smtp://%s\"\n[[route]]\nto = [\"slow.example\"]\ntransport = \"slow\"\n", s.Addr())
 }
 
 func relayTo(s *smtptest.Server) string { return fmt.Sprintf("relay = \"smtp://%s\"\n", s.Addr()) }
@@ -451,12 +457,20 @@ func (w *world) start(args ...string) *background {
 // until waits for a line of the log.
 func (b *background) until(part string) {
 	b.t.Helper()
-	for line := range b.lines {
-		if strings.Contains(line, part) {
-			return
+	patience := time.After(time.Minute)
+	for {
+		select {
+		case line, ok := <-b.lines:
+			if !ok {
+				b.t.Fatalf("ended without %q in its log", part)
+			}
+			if strings.Contains(line, part) {
+				return
+			}
+		case <-patience:
+			b.t.Fatalf("no %q in its log", part)
 		}
 	}
-	b.t.Fatalf("ended without %q in its log", part)
 }
 
 func (b *background) wait() (status int) {
@@ -488,6 +502,44 @@ func TestDaemon(t *testing.T) {
 	}
 }
 
+// What has become due behind its back, with no signal, a daemon finds when its interval is over, or when it is woken.
+func TestDaemonLooksAgain(t *testing.T) {
+	for _, tt := range []struct {
+		name, interval string
+		wake           func(w *world)
+	}{
+		{"after the interval", "100ms", func(*world) {}},
+		{"for a wake-up, and nothing else", "1h", func(w *world) {
+			if status := w.run(); status != 0 || w.log != "" {
+				w.t.Errorf("second queue-runner: exit %d:\n%s", status, w.log)
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			connected := make(chan struct{}, 10)
+			slow := smtptest.NewServer(t, smtptest.Options{
+				Replies:   map[string]string{"CONNECT": smtptest.Hang},
+				OnCommand: func(string) { connected <- struct{}{} },
+			})
+			s := smtptest.NewServer(t, smtptest.Options{Replies: map[string]string{"RCPT": "451 4.2.0 greylisted"}})
+			w := newWorld(t, relayTo(s)+slowly(slow))
+			w.submit("bob@example.net")
+			w.pass()
+			w.log = ""
+			s.SetReply("RCPT", "")
+			w.submit("x@slow.example")
+			b := w.start("--daemon", "--interval", tt.interval)
+			<-connected // it has looked, and has nothing to do but to wait
+			if err := spool.MakeDue(w.dir, spool.Selection{Recipients: []string{"bob@"}}, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			tt.wake(w)
+			b.until("to=<bob@example.net>")
+		})
+	}
+}
+
 // A pass that waits for one server delivers to others what a second queue-runner was called for, and does not wait
 // for the first one when it is told to stop.
 func TestSecondRunnerWakesTheFirst(t *testing.T) {
@@ -497,7 +549,7 @@ func TestSecondRunnerWakesTheFirst(t *testing.T) {
 		OnCommand: func(string) { connected <- struct{}{} },
 	})
 	s := smtptest.NewServer(t, smtptest.Options{})
-	w := newWorld(t, fmt.Sprintf("%s[transport.slow]\nurl = \"smtp://%s\"\n[[route]]\nto = [\"slow.example\"]\ntransport = \"slow\"\n", relayTo(s), slow.Addr()))
+	w := newWorld(t, relayTo(s)+slowly(slow))
 	w.submit("x@slow.example")
 	b := w.start()
 	<-connected
