@@ -80,7 +80,7 @@ func app(stdout io.Writer) *cli.App {
 			&cli.StringSliceFlag{Name: "only-id", Usage: "list messages with `TEXT` in their queue ID; also -qI"},
 			&cli.StringSliceFlag{Name: "only-sender", Usage: "list messages with `TEXT` in their sender; also -qS"},
 			&cli.StringSliceFlag{Name: "only-recipient", Usage: "list messages to recipients with `TEXT` in them; also -qR"},
-			&cli.BoolFlag{Name: "version", Usage: "print the version, whatever else is asked for"},
+			&cli.BoolFlag{Name: "version", Usage: "print the version instead of showing the queue"},
 		},
 		// An address may have a comma.
 		DisableSliceFlagSeparator: true,

@@ -129,7 +129,7 @@ func listenUnix(path string) (net.Listener, error) {
 }
 
 // lockSocket waits for the lock that goes with a socket, unless flags say LOCK_NB. Without it, two that start at once take
-// each other's new socket for an old one. It is on a file that nobody else can open, and keep locked.
+// each other's new socket for an old one. It is on a file that no other user can open, and keep locked.
 func lockSocket(path string, flags int) (*os.File, error) {
 	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {

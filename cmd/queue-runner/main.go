@@ -89,7 +89,7 @@ func app(stdout, stderr io.Writer) *cli.App {
 			&cli.StringSliceFlag{Name: "only-recipient", Usage: "the same for recipients with `TEXT` in them"},
 			&cli.BoolFlag{Name: "wait", Usage: "if another pass makes these attempts, wait for them"},
 			&cli.BoolFlag{Name: "verbose", Usage: "show the dialogues with servers, and what came of them"},
-			&cli.BoolFlag{Name: "version", Usage: "print the version, whatever else is asked for"},
+			&cli.BoolFlag{Name: "version", Usage: "print the version instead of making a pass"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Bool("version") {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,43 +26,70 @@ func withSubmission(doors []door, path string) (all []door, later bool, err erro
 	if err != nil {
 		return doors, false, err
 	}
-	d, err := openSubmission(path, lock)
-	if errors.Is(err, unix.EADDRINUSE) {
-		return doors, true, nil
+	s, err := openSubmission(path, lock)
+	if err == nil {
+		return append(doors, door{Listener: s, submission: true}), false, nil
 	}
-	if err != nil {
-		return doors, false, err
+	later = errors.Is(err, unix.EADDRINUSE)
+	if later {
+		err = nil
 	}
-	return append(doors, d), false, nil
+	return doors, later, errors.Join(err, lock.Close())
 }
 
-// succeed hands over the submission socket when the daemon that serves it has ended, however it does. What systemd serves
-// stays, while daemons come and go.
+// succeed hands over the submission socket when who serves it has ended: a daemon, however it does, or systemd.
 func succeed(ctx context.Context, path string, succession chan<- door, logf func(format string, args ...any)) {
-	lock, err := lockSocket(path, 0)
-	if err != nil {
-		logf("no submission socket: %v", err)
-		return
-	}
-	if ctx.Err() != nil {
-		_ = lock.Close() // it was only locked
-		return
-	}
-	awaitClosed(path)
-	d, err := openSubmission(path, lock)
-	if errors.Is(err, unix.EADDRINUSE) {
-		return
+	// The umask is that of passes, too. This thread gets one of its own, and ends with this goroutine.
+	runtime.LockOSThread()
+	err := unix.Unshare(unix.CLONE_FS)
+	var s *submissionSocket
+	if err == nil {
+		s, err = inherit(ctx, path)
 	}
 	if err != nil {
-		logf("no submission socket: %v", err)
+		if ctx.Err() == nil {
+			logf("no submission socket: %v", err)
+		}
 		return
 	}
-	logf("the daemon that served %s has ended: now it is served here", path)
 	select {
-	case succession <- d:
+	case succession <- door{Listener: s, submission: true}:
+		logf("who served %s has ended: now it is served here", path)
 	case <-ctx.Done():
-		_ = d.Close() // the next one replaces what is left
+		_ = s.Close() // the next one replaces what is left
 	}
+}
+
+// inherit waits for the lock of the submission socket, which daemons have while they serve it, and then for those who have
+// it without, and makes it anew.
+func inherit(ctx context.Context, path string) (*submissionSocket, error) {
+	seen, _ := os.Lstat(path)
+	lock, err := lockSocket(path, unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		if lock, err = lockSocket(path, 0); err == nil && ctx.Err() == nil {
+			awaitClosed(path)
+			seen = nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	for ctx.Err() == nil {
+		// Who connects to see makes systemd start a program: not while the same socket is there.
+		now, _ := os.Lstat(path)
+		if seen == nil || now == nil || !os.SameFile(seen, now) {
+			s, err := openSubmission(path, lock)
+			if err == nil {
+				return s, nil
+			}
+			if !errors.Is(err, unix.EADDRINUSE) {
+				return nil, errors.Join(err, lock.Close())
+			}
+			seen = now
+		}
+		sleep(ctx, heldRetry)
+	}
+	return nil, errors.Join(ctx.Err(), lock.Close())
 }
 
 // awaitClosed waits until nobody listens at the socket of who has let go of its lock: the files of a process that was
@@ -87,23 +115,19 @@ type submissionSocket struct {
 	lock *os.File
 }
 
-// openSubmission makes the submission socket. Its lock is held from now on, or given back if there is an error.
-func openSubmission(path string, lock *os.File) (door, error) {
+// openSubmission makes the submission socket, and keeps its lock unless there is an error.
+func openSubmission(path string, lock *os.File) (*submissionSocket, error) {
+	defer unix.Umask(unix.Umask(0o111)) // see listenUnix
 	l, err := replaceAbandoned(path)
 	if err != nil {
-		return door{}, errors.Join(err, lock.Close())
+		return nil, err
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	made, err := os.Lstat(path)
-	s := &submissionSocket{l, made, lock}
-	if err == nil {
-		// The umask is that of passes, too. But in the spool a name means what we make it mean.
-		err = os.Chmod(path, 0o666)
-	}
 	if err != nil {
-		return door{}, errors.Join(err, s.Close())
+		return nil, errors.Join(err, l.Close())
 	}
-	return door{Listener: s, submission: true}, nil
+	return &submissionSocket{l, made, lock}, nil
 }
 
 // Close removes the socket, but not what systemd has put in its place.

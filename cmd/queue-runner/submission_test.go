@@ -7,10 +7,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/postrider/postrider/internal/submitd"
 )
@@ -44,8 +46,11 @@ func (w *world) daemon(name string) *background {
 		w.t.Fatal(err)
 	}
 	b := own.start("--daemon", "--interval", "1h")
-	for {
+	for began := time.Now(); ; {
 		conn, err := net.Dial("unix", path)
+		if err != nil && time.Since(began) > time.Minute {
+			w.t.Fatalf("daemon %s takes no mail: %v", name, err)
+		}
 		if err != nil {
 			runtime.Gosched()
 			continue
@@ -100,12 +105,7 @@ func TestSubmissionSocketIsTakenOver(t *testing.T) {
 
 // The lock of a daemon that is killed may be free before its socket is closed.
 func TestSubmissionSocketOfOneWhoDies(t *testing.T) {
-	dir, err := os.MkdirTemp("", "s-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	path := filepath.Join(dir, submitd.Socket)
+	path := filepath.Join(filepath.Dir(shortWorld(t).dir), submitd.Socket)
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -118,14 +118,60 @@ func TestSubmissionSocketOfOneWhoDies(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	succession := make(chan door, 1)
-	succeed(t.Context(), path, succession, t.Logf)
-	select {
-	case d := <-succession:
-		d.Close()
-	default:
-		t.Error("nobody succeeds")
+	lock, err := lockSocket(path, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
+	succession := make(chan door)
+	go succeed(t.Context(), path, succession, t.Logf)
+	awaitWaiter(t, lock)
+	lock.Close()
+	if err := (<-succession).Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// awaitWaiter waits until somebody waits for a lock.
+func awaitWaiter(t *testing.T, lock *os.File) {
+	t.Helper()
+	var st syscall.Stat_t
+	if err := syscall.Fstat(int(lock.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	waiter := regexp.MustCompile(fmt.Sprintf(`-> FLOCK .*:%d 0 EOF`, st.Ino))
+	for {
+		locks, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if waiter.Match(locks) {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// Who serves the socket without its lock may be systemd, which starts a program for each connection.
+func TestSubmissionSocketOfOneWithoutLock(t *testing.T) {
+	w := shortWorld(t)
+	if err := os.MkdirAll(w.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("unix", filepath.Join(w.dir, submitd.Socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	b := w.daemon("1")
+	conn, err := other.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	other.Close()
+	b.until(takenOver)
+	w.handIn("ann")
+	b.end(syscall.SIGTERM, 0)
 }
 
 // systemd puts its sockets in the place of what is there.
@@ -143,6 +189,13 @@ func TestSocketOfSomebodyElseIsLeft(t *testing.T) {
 	defer other.Close()
 	second := w.daemon("2")
 	first.end(syscall.SIGTERM, 0)
+	for range 2 { // is he dying? and is anybody there?
+		conn, err := other.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
 	second.end(syscall.SIGTERM, 0)
 	if conn, err := submitd.Dial(w.dir); err != nil {
 		t.Errorf("it is gone: %v", err)
