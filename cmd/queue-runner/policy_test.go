@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -155,7 +156,10 @@ func TestWebByAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.Close()
+	_, err = conn.Read(make([]byte, 1)) // it greets when it has counted
+	if err := errors.Join(err, conn.Close()); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"mta-sts.b.example", "mta-sts.c.example"} {
 		if conn, err := dial(t.Context(), "tcp", fmt.Sprintf("%s:%d", name, port)); err == nil {
 			t.Errorf("%s is connected to %v", name, conn.RemoteAddr())
