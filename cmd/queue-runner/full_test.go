@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -31,27 +32,45 @@ func newDisk(t *testing.T, options string) *disk {
 		t.Skipf("SKIPPED: disks that are full need the right to mount one: %v", err)
 	}
 	t.Cleanup(func() { unix.Unmount(d.dir, unix.MNT_DETACH) })
+	if err := os.Mkdir(d.filler(), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	return d
 }
 
 func (d *disk) filler() string { return filepath.Join(d.dir, "filler") }
 
-// fill leaves so many pages free.
-func (d *disk) fill(pages int) {
+func (d *disk) stat() (fs unix.Statfs_t) {
 	d.t.Helper()
-	var fs unix.Statfs_t
 	if err := unix.Statfs(d.dir, &fs); err != nil {
 		d.t.Fatal(err)
 	}
+	return fs
+}
+
+// leavePages fills the disk until so many pages are free.
+func (d *disk) leavePages(pages int) {
+	d.t.Helper()
+	fs := d.stat()
 	n := (int64(fs.Bfree) - int64(pages)) * fs.Bsize
-	if err := os.WriteFile(d.filler(), bytes.Repeat([]byte{1}, int(max(n, 0))), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(d.filler(), "pages"), bytes.Repeat([]byte{1}, int(max(n, 0))), 0o600); err != nil {
 		d.t.Fatal(err)
+	}
+}
+
+// leaveInodes fills the disk until so many inodes are free.
+func (d *disk) leaveInodes(inodes int) {
+	d.t.Helper()
+	for n := int(d.stat().Ffree); n > inodes; n-- {
+		if err := os.WriteFile(filepath.Join(d.filler(), strconv.Itoa(n)), nil, 0o600); err != nil {
+			d.t.Fatal(err)
+		}
 	}
 }
 
 func (d *disk) free() {
 	d.t.Helper()
-	if err := os.Remove(d.filler()); err != nil {
+	if err := os.RemoveAll(d.filler()); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -59,35 +78,46 @@ func (d *disk) free() {
 // Wherever a pass runs out of room, it says 75 or defers, and when there is room again everybody gets his mail once. With a
 // rate there is a file more to be written.
 func TestPassOnAFullDisk(t *testing.T) {
-	var failed, uncounted atomic.Int32
-	t.Cleanup(func() {
-		if failed.Load() == 0 && !t.Failed() && os.Geteuid() == 0 {
-			t.Error("no pass ran out of room: the disk was never full")
-		}
-		if uncounted.Load() == 0 && !t.Failed() && os.Geteuid() == 0 {
-			t.Error("no pass could not count what it hands over")
-		}
-	})
-	for pages := 0; pages <= 48; pages += 3 {
-		for _, rate := range []string{"", "rate = \"100/h\"\n"} {
-			t.Run(fmt.Sprintf("%d pages, %s", pages, rate), func(t *testing.T) {
-				t.Parallel()
-				status, log := fillUp(t, pages, rate)
-				if status == 75 {
-					failed.Add(1)
+	for _, of := range []struct {
+		what        string
+		most, steps int
+		leave       func(*disk, int)
+	}{
+		{"pages", 48, 3, (*disk).leavePages},
+		{"inodes", 8, 1, (*disk).leaveInodes},
+	} {
+		t.Run(of.what, func(t *testing.T) {
+			var failed, uncounted atomic.Int32
+			t.Cleanup(func() {
+				if failed.Load() == 0 && !t.Failed() && os.Geteuid() == 0 {
+					t.Error("no pass ran out of room: the disk was never full")
 				}
-				if strings.Contains(log, "which cannot be counted") {
-					uncounted.Add(1)
+				if uncounted.Load() == 0 && !t.Failed() && os.Geteuid() == 0 {
+					t.Error("no pass could not count what it hands over")
 				}
 			})
-		}
+			for n := 0; n <= of.most; n += of.steps {
+				for _, rate := range []string{"", "rate = \"100/h\"\n"} {
+					t.Run(fmt.Sprintf("%d free, %s", n, rate), func(t *testing.T) {
+						t.Parallel()
+						status, log := fillUp(t, rate, func(d *disk) { of.leave(d, n) })
+						if status == 75 {
+							failed.Add(1)
+						}
+						if strings.Contains(log, "which cannot be counted") {
+							uncounted.Add(1)
+						}
+					})
+				}
+			}
+		})
 	}
 }
 
-// fillUp makes a pass with so many pages free, and others with as many as they like. It returns the first one's status and
-// log.
-func fillUp(t *testing.T, pages int, rate string) (status int, log string) {
-	d := newDisk(t, "size=4m")
+// fillUp makes a pass on a disk that was filled, and others with room for whatever they like. It returns the first one's
+// status and log.
+func fillUp(t *testing.T, rate string, fill func(*disk)) (status int, log string) {
+	d := newDisk(t, "size=4m,nr_inodes=100")
 	s := smtptest.NewServer(t, smtptest.Options{Replies: map[string]string{"RCPT TO:<no@": "550 5.1.1 no such user"}})
 	w := newWorld(t, "")
 	w.dir = filepath.Join(d.dir, "spool")
@@ -101,7 +131,7 @@ func fillUp(t *testing.T, pages int, rate string) (status int, log string) {
 	}
 	w.submit("bob@example.net", "no@example.net")
 	w.submit("cyd@example.net")
-	d.fill(pages)
+	fill(d)
 	if status = w.run(); status != 0 && status != 75 {
 		t.Errorf("exit %d:\n%s", status, w.log)
 	}
