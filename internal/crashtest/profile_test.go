@@ -41,7 +41,7 @@ func (h hazard) String() string {
 	return h.name + " on " + h.fs.Type + " " + h.fs.Options
 }
 
-// hazards returns all of them; the first three are tried always.
+// hazards returns all of them; the first three are tried always, the fourth with sendmail.
 func hazards() []hazard {
 	ext4, writeback, xfs := Ext4(), Ext4Writeback(), XFS()
 	is := func(k Kind) func(*ground) Kind { return func(*ground) Kind { return k } }
@@ -50,9 +50,10 @@ func hazards() []hazard {
 		{"power loss", &ext4, (*ground).power},
 		// With an error too the power goes in the end: that a failed sync was ignored is seen in no other way.
 		{"EIO", &ext4, is(Errno(unix.EIO))},
+		{"ENOSPC", &ext4, is(Errno(unix.ENOSPC))},
 		{"power loss", &writeback, (*ground).power},
 		{"power loss", &xfs, (*ground).power},
-		{"ENOSPC", &ext4, is(Errno(unix.ENOSPC))},
+		{"EDQUOT", &ext4, is(Errno(unix.EDQUOT))},
 		{"EMFILE", &ext4, is(Errno(unix.EMFILE))},
 		{"EIO for ever", &ext4, is(PersistentErrno(unix.EIO))},
 		{"ENOSPC for ever", &ext4, is(PersistentErrno(unix.ENOSPC))},

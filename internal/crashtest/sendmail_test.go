@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/postrider/postrider/spool/drop"
+	"golang.org/x/sys/unix"
 )
 
 // A submission is one run of sendmail and what it should leave in drop/.
@@ -63,9 +65,9 @@ func TestSendmail(t *testing.T) {
 	for _, s := range submissions()[:inProof(4, 1)] {
 		all := len(hazards())
 		if len(s.stdin) > 1<<20 {
-			all = 5 // slow, and the rest is known by then
+			all = 6 // slow, and the rest is known by then
 		}
-		for _, h := range hazards()[:inProof(all, 3)] {
+		for _, h := range hazards()[:inProof(all, 4)] {
 			t.Run(s.name+"/"+h.String(), func(t *testing.T) { sweepSendmail(t, p, s, h) })
 		}
 	}
@@ -81,6 +83,50 @@ func sweepSendmail(t *testing.T, p programs, s submission, h hazard) {
 	c.report(t, fired, findings)
 }
 
+// A spool that is missing, sendmail makes. Whatever happens to the first submission, the next one is accepted: what is there
+// of the spool is as it should be.
+func TestSendmailMakesTheSpool(t *testing.T) {
+	needTracer(t)
+	p := shipped(t)
+	s := submissions()[0]
+	for _, h := range hazards()[:inProof(len(hazards()), 4)] {
+		t.Run(h.String(), func(t *testing.T) {
+			grounds := newGrounds(t, workers(), h.fs, prepareNothing)
+			var c counts
+			fired, findings := Sweep{Step: inProof(1, 2), Workers: workers()}.Run(func(worker, at int) (bool, error) {
+				g := grounds[worker]
+				fired, err := trySendmail(p, s, g, Fault{At: at, Kind: h.kind(g)}, &c)
+				if err == nil {
+					err = tryAgain(p, s, g)
+				}
+				return fired, err
+			})
+			c.report(t, fired, findings)
+		})
+	}
+}
+
+// tryAgain submits a message without a fault, after one with a fault.
+func tryAgain(p programs, s submission, g *ground) error {
+	r, err := Run(p.submit(g.dir, s), Fault{})
+	if err == nil && r.Code() != 0 {
+		err = fmt.Errorf("the next submission: exit status %d: %s", r.Code(), r.Stderr)
+	}
+	if err != nil {
+		return err
+	}
+	for name, mode := range map[string]fs.FileMode{"spool": fs.ModeDir | 0o755, "spool/drop": fs.ModeDir | fs.ModeSetgid | 0o770} {
+		info, err := os.Stat(filepath.Join(g.dir, name))
+		if err != nil {
+			return err
+		}
+		if info.Mode() != mode {
+			return fmt.Errorf("%s has mode %v after the next submission, want %v", name, info.Mode(), mode)
+		}
+	}
+	return nil
+}
+
 // prepareSpool makes a spool without any message, and its configuration.
 func prepareSpool(dir string) error {
 	for _, name := range []string{"", "drop", "queue", "bad"} {
@@ -88,6 +134,11 @@ func prepareSpool(dir string) error {
 			return err
 		}
 	}
+	return prepareNothing(dir)
+}
+
+// prepareNothing makes a configuration, and leaves the spool to sendmail.
+func prepareNothing(dir string) error {
 	return configure(dir, "relay = \"maildir:"+dir+"/Maildir\"\n")
 }
 
@@ -112,7 +163,7 @@ func trySendmail(p programs, s submission, g *ground, f Fault, c *counts) (bool,
 	if err != nil {
 		return r.Fired, err
 	}
-	err = honest(r, f)
+	err = honest(g.dir, r, f)
 	if err == nil && f.Kind.what != powerLoss {
 		err = s.checkRefusal(g.dir, r, f)
 	}
@@ -142,15 +193,27 @@ func trySendmail(p programs, s submission, g *ground, f Fault, c *counts) (bool,
 // checkRefusal checks that nothing is there after a refusal, unless the program was killed or could not clean up.
 func (s submission) checkRefusal(dir string, r Report, f Fault) error {
 	there, err := s.judge(dir)
-	if err == nil && there > 0 && !r.Succeeded() && r.Status.Exited() && f.Kind.what != persistentErrno {
-		err = errors.New("refused, and there nevertheless")
+	if err != nil || r.Succeeded() || !r.Status.Exited() || f.Kind.what == persistentErrno {
+		return err
 	}
-	return err
+	if there > 0 {
+		return errors.New("refused, and there nevertheless")
+	}
+	for _, pattern := range []string{".*", "spool/.*"} {
+		half, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil || len(half) > 0 {
+			return fmt.Errorf("litter: %q, %v", half, err)
+		}
+	}
+	return nil
 }
 
 // judge returns whether the message is in drop/, 0 or 1. It is an error if there is something else, or more.
 func (s submission) judge(dir string) (int, error) {
 	d, err := drop.Open(filepath.Join(dir, "spool/drop"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -223,7 +286,7 @@ func withoutReceived(content []byte) []byte {
 func crlf(s string) []byte { return []byte(strings.ReplaceAll(s, "\n", "\r\n")) }
 
 // honest checks what sendmail tells its caller: one line with every status but 0, and nothing with 0.
-func honest(r Report, f Fault) error {
+func honest(dir string, r Report, f Fault) error {
 	code := r.Code()
 	switch lines := bytes.Count(r.Stderr, []byte("\n")); {
 	case len(r.Stdout) > 0:
@@ -233,24 +296,31 @@ func honest(r Report, f Fault) error {
 	case code == 0 && lines > 0:
 		return fmt.Errorf("exit status 0 and yet: %q", r.Stderr)
 	}
-	return lawful(r, f)
+	return lawful(dir, r, f)
 }
 
-// lawful checks the exit status: 0, one of sysexits.h, or that of the fault itself.
-func lawful(r Report, f Fault) error {
+// lawful checks the exit status: 0, one of sysexits.h, or that of the fault itself. A disk that is full is 75.
+func lawful(dir string, r Report, f Fault) error {
 	switch code := r.Code(); {
+	case code != 0 && code != 75 && diskFull(dir, r, f):
+		return fmt.Errorf("exit status %d where the disk is full: %s", code, r.Stderr)
 	case code == 0, code >= 64 && code <= 78:
 		return nil
 	case code == 137 && (f.Kind.what == kill || f.Kind.what == powerLoss):
 		return nil
 	case code == 128+int(f.Kind.signal) && f.Kind.what == signal:
 		return nil
-	case code == 2 && (bytes.Contains(r.Stderr, []byte("fatal error: ")) || mute(r, f)):
-		// The Go runtime may give up when its own calls fail; a panic would be our fault.
+	case code == 2 && r.Fired && f.At <= 3:
+		// The Go runtime gives up if it cannot look at descriptors 0 to 2, before anything of ours is run.
 		return nil
 	default:
 		return fmt.Errorf("exit status %d: %s", code, r.Stderr)
 	}
+}
+
+// diskFull reports whether the fault was that there was no room for a file below dir.
+func diskFull(dir string, r Report, f Fault) bool {
+	return r.Fired && (f.Kind.errno == unix.ENOSPC || f.Kind.errno == unix.EDQUOT) && strings.Contains(r.Calls[f.At-1].Path, dir)
 }
 
 // mute reports whether the fault kept the program from saying anything.

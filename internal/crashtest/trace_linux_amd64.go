@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -339,11 +340,11 @@ func describe(tid int, info *syscallInfo) Call {
 		c.Path = readString(tid, info.args[0])
 	case unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT, unix.SYS_READLINKAT, unix.SYS_NEWFSTATAT,
 		unix.SYS_STATX, unix.SYS_FCHMODAT, unix.SYS_FCHOWNAT, unix.SYS_UTIMENSAT, unix.SYS_MKNODAT:
-		c.Path = readString(tid, info.args[1])
+		c.Path = readPath(tid, info.args[0], info.args[1])
 	case unix.SYS_RENAME, unix.SYS_LINK:
 		c.Path = readString(tid, info.args[0]) + ", " + readString(tid, info.args[1])
 	case unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT:
-		c.Path = readString(tid, info.args[1]) + ", " + readString(tid, info.args[3])
+		c.Path = readPath(tid, info.args[0], info.args[1]) + ", " + readPath(tid, info.args[2], info.args[3])
 	case unix.SYS_MMAP:
 		c.Path = descriptor(tid, info.args[4])
 	case unix.SYS_SOCKET, unix.SYS_INOTIFY_INIT1:
@@ -385,6 +386,15 @@ func descriptor(tid int, fd uint64) string {
 		return ""
 	}
 	return name
+}
+
+// readPath reads a path that starts in the directory of a descriptor, unless it is absolute.
+func readPath(tid int, dir, addr uint64) string {
+	path := readString(tid, addr)
+	if filepath.IsAbs(path) || int32(dir) == unix.AT_FDCWD {
+		return path
+	}
+	return filepath.Join(descriptor(tid, dir), path)
 }
 
 // readString reads a path from the memory of the thread, as far as it is readable.

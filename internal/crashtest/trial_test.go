@@ -76,7 +76,7 @@ func (tr *trial) disturb(f Fault) error {
 
 func (tr *trial) judge() error {
 	for _, c := range tr.crashes {
-		if err := lawful(c.report, c.fault); err != nil {
+		if err := lawful(tr.dir, c.report, c.fault); err != nil {
 			return err
 		}
 	}
