@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/postrider/postrider/deliver"
+	"github.com/postrider/postrider/deliver/smtp"
 	"github.com/postrider/postrider/internal/mail"
+	"github.com/postrider/postrider/internal/smtptest"
 	"golang.org/x/sys/unix"
 )
 
@@ -225,6 +228,65 @@ func TestStopIsNoTroubleOfTheNextHop(t *testing.T) {
 				}
 				w.want("next hop in trouble", w.logged("next hop"), 0)
 				w.want("waiting", w.waiting(), []string{"bob@a.example 0 "})
+			})
+		})
+	}
+}
+
+// overSMTP is a next hop that speaks SMTP.
+type overSMTP struct{ to *smtp.Server }
+
+func (o overSMTP) Open(ctx context.Context, _ string) (deliver.Session, error) {
+	session, err := smtp.Open(ctx, o.to)
+	if err != nil {
+		return nil, err
+	}
+	return session, nil
+}
+
+// Wherever a server goes silent, a pass that is told to stop has ended within ten seconds.
+func TestStopDuringADialogue(t *testing.T) {
+	const perhaps = "bob@a.example 1 the message was sent, but 127.0.0.1 did not say whether it took it (interrupted): it may arrive twice"
+	for _, tt := range []struct {
+		name    string
+		stage   string // at which the pass is told
+		replies map[string]string
+		waiting []string
+	}{
+		{"at its greeting", "CONNECT", map[string]string{"CONNECT": smtptest.Hang}, []string{"bob@a.example 0 "}},
+		{"before a message", "MAIL", map[string]string{"MAIL": smtptest.Hang}, []string{"bob@a.example 0 "}},
+		{"in a message", "BODY", map[string]string{"BODY": smtptest.Stall}, []string{perhaps}},
+		{"after a message", ".", map[string]string{".": smtptest.Hang}, []string{perhaps}},
+		{"at QUIT", "QUIT", map[string]string{"QUIT": smtptest.Hang}, nil},
+		{"at QUIT, when it took seven seconds for the message", ".", map[string]string{".": smtptest.Drip + "900ms 250 ok\r\n", "QUIT": smtptest.Hang}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				var told time.Time
+				srv := smtptest.NewPipe(t, smtptest.Options{Replies: tt.replies, OnCommand: func(line string) {
+					// Once: the next session may be begun before the pass hears of it.
+					if strings.HasPrefix(line, tt.stage) && ctx.Err() == nil {
+						told = time.Now()
+						stop()
+					}
+				}})
+				w := newWorld(t)
+				to := overSMTP{&smtp.Server{Host: "127.0.0.1", Dial: srv.Dial}}
+				w.opts.Resolve = func(string) (deliver.Route, error) { return deliver.Route{Transport: to}, nil }
+				w.submit("ann@example.org", "bob@a.example")
+				s := w.acquire()
+				if err := deliver.Pass(ctx, s, w.opts); err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(told); took > 10*time.Second {
+					t.Errorf("the pass took %v to end", took)
+				}
+				if err := s.End(); err != nil {
+					t.Fatal(err)
+				}
+				w.want("waiting", w.waiting(), tt.waiting)
 			})
 		})
 	}

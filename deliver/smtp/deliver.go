@@ -18,9 +18,9 @@ import (
 //
 // When ctx is done Deliver hangs up.
 func (s *Session) Deliver(ctx context.Context, attempts <-chan mail.Attempt) error {
-	defer s.Close()
 	stop := s.conn.watch(ctx)
 	defer stop()
+	defer s.Close() // watched, too: a server need not answer QUIT
 	if s.ext.pipelining && s.ext.chunking && !s.server.LMTP {
 		s.pipelined(ctx, attempts)
 	} else {
