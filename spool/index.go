@@ -90,7 +90,17 @@ func turn(dir string, gate *os.File, write bool, f func(*tx) error) (err error) 
 		}
 		return f(x)
 	})
-	return errors.Join(err, db.Close())
+	return errors.Join(damage(err), db.Close())
+}
+
+// damage returns err as errDamaged if it comes of a damaged list of free pages: that has bbolt write where no file system
+// reaches, in each pass anew.
+func damage(err error) error {
+	var limit unix.Rlimit
+	if !errors.Is(err, unix.EFBIG) || unix.Getrlimit(unix.RLIMIT_FSIZE, &limit) != nil || limit.Cur != unix.RLIM_INFINITY {
+		return err
+	}
+	return fmt.Errorf("%w: %v", errDamaged, err)
 }
 
 // passGate waits for the gate. It is polled for: a blocking call could not be given up.

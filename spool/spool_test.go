@@ -337,6 +337,42 @@ func TestNothingIsLostOrSentTwice(t *testing.T) {
 	}
 }
 
+// One bit of the list of free pages, which has no checksum, has bbolt write where no file can reach.
+func TestIndexWithUnreachableFreePageIsRebuilt(t *testing.T) {
+	w := newWorld(t)
+	id := w.submit("bob@a.example")
+	s := w.acquire()
+	w.takeIn(s)
+	w.end(s)
+	index := filepath.Join(w.dir, "index.db")
+	content, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page, kind, freelist, first = 4096, 8, 0x10, 16 // of bbolt's format
+	flipped := 0
+	for at := 0; at < len(content); at += page {
+		if content[at+kind] == freelist {
+			content[at+first+5] ^= 1 << 7
+			flipped++
+		}
+	}
+	if err := os.WriteFile(index, content, 0o600); err != nil || flipped == 0 {
+		t.Fatalf("%d lists of free pages: %v", flipped, err)
+	}
+	late := w.submit("cyd@b.example")
+	s = w.acquire()
+	if _, _, _, err := s.TakeIn(); !errors.Is(err, errDamaged) {
+		t.Errorf("the first pass: %v", err)
+	}
+	_ = s.End() // it has failed
+
+	s = w.acquire()
+	w.takeIn(s)
+	w.end(s)
+	w.want("waiting", w.waiting(), []string{string(id) + " bob@a.example", string(late) + " cyd@b.example"})
+}
+
 func TestIndexTruncatedAnywhereIsRebuilt(t *testing.T) {
 	w := newWorld(t)
 	var want []string

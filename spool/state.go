@@ -101,7 +101,7 @@ func (s *Spool) stateTurn(write bool, f func(*state) error) (err error) {
 		}
 		return f(x)
 	})
-	return errors.Join(err, db.Close())
+	return errors.Join(damage(err), db.Close())
 }
 
 var errNewerState = errors.New("state.db was written by a newer version of postrider")

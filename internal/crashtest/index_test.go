@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -139,7 +140,8 @@ func (tr *trial) passesAfterDamage() (log string, err error) {
 			log += said
 			if err != nil {
 				tr.counts.add("helpless", 1)
-				if err := os.Remove(filepath.Join(tr.dir, "spool/index.db")); err != nil {
+				// The second may have set it aside, so that the third would do.
+				if err := os.Remove(filepath.Join(tr.dir, "spool/index.db")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return log, err
 				}
 				said, err = tr.plainPass(after)

@@ -305,6 +305,9 @@ func (c cell) run(t *testing.T, count *tally) {
 	}
 	for _, s := range []host{bad, good} {
 		for _, v := range s.Violations() {
+			if v == "MAIL within a transaction" && c.blind() {
+				continue // it answered for every recipient: who could know that it took nothing?
+			}
 			t.Errorf("the client breaks the protocol: %s", v)
 		}
 	}
