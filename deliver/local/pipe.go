@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -98,15 +99,17 @@ func (p Pipe) feed(stdin io.WriteCloser, m *mail.Message, n int, g *group) error
 }
 
 // startPrivately starts the program with no descriptors but the first three, whatever our own caller has left open, and so
-// that files it makes are its user's alone. The umask belongs to the whole process
-// unless a thread has one of its own; such a thread cannot be used for anything else, and ends with its goroutine.
+// that files it makes are its user's alone. The umask belongs to the whole process unless a thread has one of its own;
+// such a thread cannot be used for anything else, and ends with its goroutine. Containers may forbid it: then what else we
+// make meanwhile is as private.
 func startPrivately(cmd *exec.Cmd) error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			started <- fmt.Errorf("umask: %w", err)
-			return
+		if unix.Unshare(unix.CLONE_FS) != nil {
+			oneUmask.Lock()
+			defer oneUmask.Unlock()
+			defer unix.Umask(unix.Umask(0o077))
 		}
 		unix.Umask(0o077)
 		if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
@@ -117,6 +120,9 @@ func startPrivately(cmd *exec.Cmd) error {
 	}()
 	return <-started
 }
+
+// oneUmask is for who changes the umask of the process.
+var oneUmask sync.Mutex
 
 // cmdGrace is how long a program that is told to end may take for it.
 const cmdGrace = 2 * time.Second
