@@ -93,14 +93,20 @@ func turn(dir string, gate *os.File, write bool, f func(*tx) error) (err error) 
 	return errors.Join(damage(err), db.Close())
 }
 
-// damage returns err as errDamaged if it comes of a damaged list of free pages: that has bbolt write where no file system
-// reaches, in each pass anew.
+// damage returns err as errDamaged if it comes of a damaged list of free pages: that has bbolt write where no file
+// reaches, in each pass anew. What no system call was made for is called writeat: an offset below 0.
 func damage(err error) error {
-	var limit unix.Rlimit
-	if !errors.Is(err, unix.EFBIG) || unix.Getrlimit(unix.RLIMIT_FSIZE, &limit) != nil || limit.Cur != unix.RLIM_INFINITY {
+	var failed *os.PathError
+	if !errors.As(err, &failed) || failed.Op != "writeat" && !(errors.Is(err, unix.EFBIG) && mayBeLarge()) {
 		return err
 	}
 	return fmt.Errorf("%w: %v", errDamaged, err)
+}
+
+// mayBeLarge reports whether our caller has not limited the size of files.
+func mayBeLarge() bool {
+	var limit unix.Rlimit
+	return unix.Getrlimit(unix.RLIMIT_FSIZE, &limit) == nil && limit.Cur == unix.RLIM_INFINITY
 }
 
 // passGate waits for the gate. It is polled for: a blocking call could not be given up.

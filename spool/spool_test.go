@@ -350,27 +350,30 @@ func TestIndexWithUnreachableFreePageIsRebuilt(t *testing.T) {
 		t.Fatal(err)
 	}
 	const page, kind, freelist, first = 4096, 8, 0x10, 16 // of bbolt's format
-	flipped := 0
-	for at := 0; at < len(content); at += page {
-		if content[at+kind] == freelist {
-			content[at+first+5] ^= 1 << 7
-			flipped++
+	waiting := []string{string(id) + " bob@a.example"}
+	for _, bit := range []int{47, 51} { // too far for a file; an offset below 0
+		damaged, flipped := slices.Clone(content), 0
+		for at := 0; at < len(damaged); at += page {
+			if damaged[at+kind] == freelist {
+				damaged[at+first+bit/8] ^= 1 << (bit % 8)
+				flipped++
+			}
 		}
-	}
-	if err := os.WriteFile(index, content, 0o600); err != nil || flipped == 0 {
-		t.Fatalf("%d lists of free pages: %v", flipped, err)
-	}
-	late := w.submit("cyd@b.example")
-	s = w.acquire()
-	if _, _, _, err := s.TakeIn(); !errors.Is(err, errDamaged) {
-		t.Errorf("the first pass: %v", err)
-	}
-	_ = s.End() // it has failed
+		if err := os.WriteFile(index, damaged, 0o600); err != nil || flipped == 0 {
+			t.Fatalf("%d lists of free pages: %v", flipped, err)
+		}
+		waiting = append(waiting, string(w.submit("cyd@b.example"))+" cyd@b.example")
+		s = w.acquire()
+		if _, _, _, err := s.TakeIn(); !errors.Is(err, errDamaged) {
+			t.Errorf("bit %d: the first pass: %v", bit, err)
+		}
+		_ = s.End() // it has failed
 
-	s = w.acquire()
-	w.takeIn(s)
-	w.end(s)
-	w.want("waiting", w.waiting(), []string{string(id) + " bob@a.example", string(late) + " cyd@b.example"})
+		s = w.acquire()
+		w.takeIn(s)
+		w.end(s)
+		w.want("waiting", w.waiting(), waiting)
+	}
 }
 
 func TestIndexTruncatedAnywhereIsRebuilt(t *testing.T) {

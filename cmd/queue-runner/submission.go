@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +25,7 @@ func withSubmission(doors []door, path string) (all []door, later bool, err erro
 	if err != nil {
 		return doors, false, err
 	}
+	defer unix.Umask(unix.Umask(0o111)) // see listenUnix
 	s, err := openSubmission(path, lock)
 	if err == nil {
 		return append(doors, door{Listener: s, submission: true}), false, nil
@@ -39,13 +39,7 @@ func withSubmission(doors []door, path string) (all []door, later bool, err erro
 
 // succeed hands over the submission socket when who serves it has ended: a daemon, however it does, or systemd.
 func succeed(ctx context.Context, path string, succession chan<- door, logf func(format string, args ...any)) {
-	// The umask is that of passes, too. This thread gets one of its own, and ends with this goroutine.
-	runtime.LockOSThread()
-	err := unix.Unshare(unix.CLONE_FS)
-	var s *submissionSocket
-	if err == nil {
-		s, err = inherit(ctx, path)
-	}
+	s, err := inherit(ctx, path, logf)
 	if err != nil {
 		if ctx.Err() == nil {
 			logf("no submission socket: %v", err)
@@ -62,7 +56,7 @@ func succeed(ctx context.Context, path string, succession chan<- door, logf func
 
 // inherit waits for the lock of the submission socket, which daemons have while they serve it, and then for those who have
 // it without, and makes it anew.
-func inherit(ctx context.Context, path string) (*submissionSocket, error) {
+func inherit(ctx context.Context, path string, logf func(format string, args ...any)) (*submissionSocket, error) {
 	seen, _ := os.Lstat(path)
 	lock, err := lockSocket(path, unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -74,18 +68,22 @@ func inherit(ctx context.Context, path string) (*submissionSocket, error) {
 	if err != nil {
 		return nil, err
 	}
-	for ctx.Err() == nil {
+	for complained := false; ctx.Err() == nil; {
 		// Who connects to see makes systemd start a program: not while the same socket is there.
 		now, _ := os.Lstat(path)
 		if seen == nil || now == nil || !os.SameFile(seen, now) {
 			s, err := openSubmission(path, lock)
 			if err == nil {
-				return s, nil
+				// The umask is that of passes, too. But in the spool a name means what we make it mean.
+				if err = os.Chmod(path, 0o666); err == nil {
+					return s, nil
+				}
+				return nil, errors.Join(err, s.Close())
 			}
-			if !errors.Is(err, unix.EADDRINUSE) {
-				return nil, errors.Join(err, lock.Close())
+			if seen = now; !errors.Is(err, unix.EADDRINUSE) && !complained {
+				complained = true
+				logf("no submission socket yet: %v", err)
 			}
-			seen = now
 		}
 		sleep(ctx, heldRetry)
 	}
@@ -117,7 +115,6 @@ type submissionSocket struct {
 
 // openSubmission makes the submission socket, and keeps its lock unless there is an error.
 func openSubmission(path string, lock *os.File) (*submissionSocket, error) {
-	defer unix.Umask(unix.Umask(0o111)) // see listenUnix
 	l, err := replaceAbandoned(path)
 	if err != nil {
 		return nil, err

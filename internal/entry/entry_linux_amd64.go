@@ -6,8 +6,9 @@ var descriptors [2]uint64
 //go:noescape
 func setDescriptors(limit *[2]uint64)
 
-// Packages that import nothing are initialized in the order of their paths, before those that import something: this one
-// before syscall, which keeps the limit for the programs that are started, and raises it for ours.
+// Of the packages whose imports are initialized, the one with the first path is next (the Go Programming Language
+// Specification, Program initialization). This one imports nothing, so it comes before syscall, which keeps the limit for
+// the programs that are started, and raises it for ours.
 func init() {
 	if descriptors[1] > 0 {
 		setDescriptors(&descriptors)
