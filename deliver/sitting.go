@@ -110,7 +110,8 @@ func (s *sitting) offer(claims []spool.Claim) (left []spool.Claim) {
 		if !ok {
 			continue
 		}
-		// Not before it was opened: that takes longest, and if we are told to stop meanwhile, a session that waits would often get it.
+		// Not before it was opened: that takes longest, and if we are told to stop meanwhile, a session that waits would
+		// often get it.
 		if s.stopped() {
 			s.drop(t)
 			return claims[i:]

@@ -109,9 +109,8 @@ func startPrivately(cmd *exec.Cmd) error {
 		if unix.Unshare(unix.CLONE_FS) != nil {
 			oneUmask.Lock()
 			defer oneUmask.Unlock()
-			defer unix.Umask(unix.Umask(0o077))
 		}
-		unix.Umask(0o077)
+		defer unix.Umask(unix.Umask(0o077))
 		if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 			started <- fmt.Errorf("close descriptors: %w", err)
 			return
